@@ -1,0 +1,54 @@
+"""The command line: fashion-lit COMMAND, or python -m fashion_lit COMMAND."""
+
+import sys
+from importlib import import_module
+
+from fashion_lit import __version__
+
+# name: (module with a `main(arguments) -> exit code`, what `fashion-lit --help` says of it)
+COMMANDS = {
+    "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
+}
+
+
+def main() -> None:
+    """Dispatch to a command, and exit with its code."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage())
+        sys.exit(0)
+    if command == "--version":
+        print(f"fashion-lit {__version__}")
+        sys.exit(0)
+    if command not in COMMANDS:
+        commands = ", ".join(COMMANDS)
+        print(
+            f"fashion-lit: Expected one of the commands {commands}, but got {command!r}; "
+            "see fashion-lit --help.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    sys.exit(import_module(COMMANDS[command][0]).main(arguments))
+
+
+def usage() -> str:
+    """Return the help text: what each command does, and the first things to type."""
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return f"""Train, sweep, compare and resume Fashion-MNIST classifiers.
+
+usage: fashion-lit COMMAND [arguments]
+
+commands:
+{commands}
+
+examples:
+  fashion-lit train                           the default run
+  fashion-lit train experiment=report_b       a recipe of conf/experiment/
+  fashion-lit train data=synthetic            without the data set, on drawn garments
+  fashion-lit train --cfg job                 show the whole configuration
+  fashion-lit train -m optimizer.lr=0.1,0.2   one run for each value
+"""
+
+
+if __name__ == "__main__":
+    main()

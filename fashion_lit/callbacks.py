@@ -1,0 +1,288 @@
+"""Callbacks and logger of every run: keyed dropout, speed, the terminal's table, TensorBoard."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from tqdm import tqdm
+from typing_extensions import override
+
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.randomness import seed_default_generators
+
+DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
+BEST_ACCURACY = "best/val_accuracy"  # one point a run, for the HPARAMS tab to sort by
+CUSTOM_SCALARS = {
+    "Overview": {
+        "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
+        "loss": ["Multiline", ["train/loss$", "val/loss$"]],
+    }
+} | {
+    f"{split} by class": {
+        score: ["Multiline", [f"{split}/{score}/.*"]] for score in ("f1", "precision", "recall")
+    }
+    for split in ("val", "test")
+}
+
+
+class RunLogger(TensorBoardLogger):
+    """Writes TensorBoard events into the run directory itself, and nothing beside them."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
+
+    @override
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars, without the `epoch` that Lightning adds to each call."""
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+    @override
+    def save(self) -> None:
+        """Flush the events; the configuration stands in config.yaml, not in a hparams.yaml."""
+        self.experiment.flush()
+
+    @override
+    def finalize(self, status: str) -> None:
+        """Flush the events, and go on in the same file: fit, validate and test each end so."""
+        self.experiment.flush()
+
+
+class KeyedDropout(L.Callback):
+    """Seeds every training step by (seed, epoch, step, rank), so dropout needs no stored state."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        keys = (trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed_default_generators(self.seed, DROPOUT_STREAM, *keys)
+
+
+class ReportProgress(L.Callback):
+    """Calls `report(epoch, step)` after every epoch, with the number of both that are done."""
+
+    def __init__(self, report: Callable[[int, int], None]) -> None:
+        self.report = report
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.report(trainer.current_epoch + 1, trainer.global_step)
+
+
+class TrainingSpeed(L.Callback):
+    """Logs train/images_per_second of every epoch, over all ranks, validation left out."""
+
+    def __init__(self) -> None:
+        self.num_images = 0
+        self.seconds = 0.0
+        self._since = 0.0
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.num_images, self.seconds, self._since = 0, 0.0, time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.num_images += len(batch[1]) * trainer.world_size
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_clock(pl_module)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_clock(pl_module)
+        images_per_second = self.num_images / max(self.seconds, 1e-9)
+        pl_module.log("train/images_per_second", images_per_second, rank_zero_only=True)
+
+    def _stop_clock(self, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":  # the device may be steps behind
+            torch.cuda.synchronize(pl_module.device)
+        self.seconds += time.perf_counter() - self._since
+
+
+class TerminalTable(L.Callback):
+    """Prints one line per epoch, above a bar over the whole run with the time left.
+
+    Args:
+        speed: where the images per second come from; a callback that runs before this one.
+        show_bar: draw the bar, where standard error is a terminal.
+    """
+
+    HEADER = (
+        "epoch    train loss   acc %    val loss   acc %          lr   seconds  images/s\n"
+        "-----    ----------  ------    --------  ------    --------   -------  --------"
+    )
+
+    def __init__(self, speed: TrainingSpeed, *, show_bar: bool) -> None:
+        self.speed = speed
+        self.show_bar = show_bar
+        self._bar: tqdm | None = None
+        self._epoch_began = 0.0
+        self._best_before: float | None = None
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        print(self.HEADER, flush=True)
+        num_epochs = trainer.max_epochs or -1
+        self._bar = tqdm(
+            total=int(trainer.num_training_batches) * num_epochs if num_epochs > 0 else None,
+            initial=trainer.global_step,
+            disable=None if self.show_bar else True,  # None: no bar in files and pipes
+            unit="step",
+            mininterval=0.5,  # seconds
+            smoothing=0,  # so that the time left counts validation in
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_began = time.perf_counter()
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        checkpoint = trainer.checkpoint_callback  # its turn to look at val/accuracy comes later
+        assert isinstance(checkpoint, ModelCheckpoint)
+        best = checkpoint.best_model_score
+        self._best_before = None if best is None else float(best)
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        train = pl_module.train_metrics.compute()  # on every rank: ranks add up their counts here
+        if not trainer.is_global_zero:
+            return
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        line = f"{epoch:<7}  {train['loss']:10.4f}  {100 * train['accuracy']:6.2f}    "
+        line += self._describe_validation(trainer, pl_module)
+        line += f"    {lr:8.2e}  {time.perf_counter() - self._epoch_began:8.1f}"
+        line += f"  {self.speed.num_images / max(self.speed.seconds, 1e-9):8,.0f}"
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        if accuracy is not None and (self._best_before is None or accuracy > self._best_before):
+            line += "  best"
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    @staticmethod
+    def _describe_validation(trainer: L.Trainer, classifier: ImageClassifier) -> str:
+        if trainer.val_dataloaders is None or "val/loss" not in trainer.callback_metrics:
+            return f"{'-':>8}  {'-':>6}"  # not validated yet
+        loss = float(trainer.callback_metrics["val/loss"])
+        return f"{loss:8.4f}  {100 * float(trainer.callback_metrics['val/accuracy']):6.2f}"
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class TensorBoardPages(L.Callback):
+    """Fills TensorBoard beyond the epoch's scalars: charts by class, HPARAMS, lr, confusions.
+
+    Args:
+        hyperparameters: what the HPARAMS tab lists of this run; numbers stay numbers.
+        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
+    """
+
+    def __init__(
+        self,
+        hyperparameters: Mapping[str, float | str],
+        draw_confusion_matrix: Callable[[Tensor], Figure],
+    ) -> None:
+        self.hyperparameters = dict(hyperparameters)
+        self.draw_confusion_matrix = draw_confusion_matrix
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        writer = _writer(trainer)
+        writer.add_custom_scalars(CUSTOM_SCALARS)
+        # The tab takes the names from here and the values from the scalars of these names.
+        names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
+        for summary in hparams(self.hyperparameters, names):
+            writer._get_file_writer().add_summary(summary)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        num_steps = trainer.global_step
+        if num_steps % trainer.log_every_n_steps or not trainer.is_global_zero:
+            return
+        writer = _writer(trainer)
+        writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
+        writer.add_scalar("train/batch_loss", outputs["loss"], num_steps)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the best one
+            assert isinstance(pl_module, ImageClassifier)
+            totals = pl_module.val_metrics.compute()
+            _writer(trainer).add_scalar(BEST_ACCURACY, totals["accuracy"], trainer.global_step)
+            self._log_confusions(trainer, "val/confusion_matrix", totals["confusion"])
+
+    @override
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, ImageClassifier)
+            totals = pl_module.test_metrics.compute()
+            self._log_confusions(trainer, "test/confusion_matrix", totals["confusion"])
+
+    def _log_confusions(self, trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
+        figure = self.draw_confusion_matrix(confusion.cpu())
+        _writer(trainer).add_figure(tag, figure, trainer.global_step, close=False)
+
+
+def _writer(trainer: L.Trainer) -> Any:
+    assert isinstance(trainer.logger, RunLogger)
+    return trainer.logger.experiment

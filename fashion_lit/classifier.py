@@ -1,0 +1,153 @@
+"""What every classifier shares: loss, metrics, optimizer and schedule around a network."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from fashion_lit.datamodule import Batch
+from fashion_lit.errors import UserError
+from fashion_lit.fashion_mnist import CLASS_NAMES, NUM_CLASSES
+from fashion_lit.metrics import ClassificationMetrics, class_scores
+from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
+
+LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
+ClassWeights = (
+    Annotated[list[PositiveFloat], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)] | None
+)
+# TensorBoard nests tags at every slash, and "T-shirt/top" is one class.
+CLASS_TAGS = tuple(name.replace("/", "_").replace(" ", "_") for name in CLASS_NAMES)
+PLAIN_OPTIMIZER = {"name": "adamw", "lr": 1e-3}
+PLAIN_SCHEDULER = {"name": "constant"}
+
+
+class ImageClassifier(L.LightningModule):
+    """Trains `network`: images (B, C, H, W) float -> logits (B, 10). Subclasses choose it.
+
+    Constructor arguments are plain values, kept in the checkpoint as hyperparameters, so
+    `load_from_checkpoint(path)` needs nothing else and loads with `weights_only=True`.
+
+    Args:
+        network: the network.
+        label_smoothing: share of the target spread over all classes, Szegedy et al. 2016.
+        class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal ones.
+        optimizer: {"name": one of OPTIMIZERS, and its arguments}.
+        scheduler: {"name": one of SCHEDULERS, and its arguments}.
+    """
+
+    num_channels: int  # of the images that the network takes
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        label_smoothing: LabelSmoothing,
+        class_weights: ClassWeights,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        # channels_last is 1.1 to 1.4 times as fast for convolutions, on CPUs and GPUs alike
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.label_smoothing = label_smoothing
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.optimizer = dict(optimizer)
+        self.scheduler = dict(scheduler)
+        self.train_metrics = ClassificationMetrics(NUM_CLASSES)
+        self.val_metrics = ClassificationMetrics(NUM_CLASSES)
+        self.test_metrics = ClassificationMetrics(NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 10); their softmax is the class probabilities."""
+        return self.network(images)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy () in float32, smoothed and weighted as configured."""
+        return F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's loss; the epoch's metrics start anew with its first batch."""
+        if batch_idx == 0:
+            self.train_metrics.reset()
+        return self._step(batch, self.train_metrics)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._step(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._step(batch, self.test_metrics)
+
+    def _step(self, batch: Batch, metrics: ClassificationMetrics) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        metrics.update(logits, labels, loss)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the validation metrics anew."""
+        self.val_metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Start the test metrics anew."""
+        self.test_metrics.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log train/loss and train/accuracy."""
+        totals = self.train_metrics.compute()
+        self.log_dict({f"train/{name}": totals[name] for name in ("loss", "accuracy")})
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss, val/accuracy and the per-class scores."""
+        self._log_evaluation("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/loss, test/accuracy and the per-class scores."""
+        self._log_evaluation("test", self.test_metrics)
+
+    def _log_evaluation(self, split: str, metrics: ClassificationMetrics) -> None:
+        totals = metrics.compute()
+        values = {f"{split}/{name}": totals[name] for name in ("loss", "accuracy")}
+        scores = class_scores(totals["confusion"].cpu())
+        for score in ("precision", "recall", "f1"):
+            for tag, value in zip(CLASS_TAGS, getattr(scores, score).float(), strict=True):
+                values[f"{split}/{score}/{tag}"] = value
+        # The validation of the best checkpoint, after the fit, is no point of the curves.
+        self.log_dict(values, logger=self.trainer.state.fn != TrainerFn.VALIDATING)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and the schedule over the Trainer's own number of steps."""
+        trainer = self.trainer
+        num_steps = trainer.estimated_stepping_batches
+        num_epochs = trainer.max_epochs or 1
+        optimizer_arguments = dict(self.optimizer)
+        build_optimizer = OPTIMIZERS[optimizer_arguments.pop("name")]
+        if trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None:
+            optimizer_arguments["fused"] = False  # the scaler must unscale before clipping
+        optimizer = build_optimizer(self.network, **optimizer_arguments)
+        scheduler_arguments = dict(self.scheduler)
+        name = scheduler_arguments.pop("name")
+        if name != "constant" and (num_steps == float("inf") or num_epochs < 1):
+            raise UserError(
+                f"Expected a limited run for scheduler={name}, but trainer.max_epochs and "
+                "trainer.max_steps set no limit; set one, or use scheduler=constant."
+            )
+        schedule = SCHEDULERS[name](optimizer, num_steps, num_epochs, **scheduler_arguments)
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]

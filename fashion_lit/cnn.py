@@ -1,0 +1,47 @@
+"""CNNClassifier: a network of `fashion_lit/networks/`, trained from scratch."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from fashion_lit.classifier import (
+    PLAIN_OPTIMIZER,
+    PLAIN_SCHEDULER,
+    ClassWeights,
+    ImageClassifier,
+    LabelSmoothing,
+)
+from fashion_lit.networks import network_class
+
+
+@final
+class CNNClassifier(ImageClassifier):
+    """Images (B, 1, H, W) -> logits (B, 10), over the network that `network` names.
+
+    Args:
+        network: {"name": a file of `fashion_lit/networks/`, and its class's arguments}.
+        label_smoothing: see ImageClassifier.
+        class_weights: see ImageClassifier.
+        optimizer: see ImageClassifier.
+        scheduler: see ImageClassifier.
+    """
+
+    num_channels = 1
+
+    def __init__(
+        self,
+        *,
+        network: Mapping[str, Any],
+        label_smoothing: LabelSmoothing = 0.0,
+        class_weights: ClassWeights = None,
+        optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
+        scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
+    ) -> None:
+        arguments = dict(network)
+        super().__init__(
+            network_class(arguments.pop("name"))(**arguments),
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+        self.save_hyperparameters()

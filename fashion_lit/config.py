@@ -1,0 +1,135 @@
+"""Compose configurations with Hydra, from command-line overrides to plain dicts.
+
+    overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
+    jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved, ready to be checked
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from fashion_lit.errors import UserError
+from fashion_lit.schema import Config, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
+OPTIONAL_GROUPS = ("experiment", "debug")
+LOCATION_KEYS = ("output_root", "run_dir", "sweep_name")  # where a run lies, not what it is
+
+
+def prepare_overrides(overrides: Sequence[str]) -> list[str]:
+    """Check and normalise command-line overrides; raises UserError.
+
+    Choices of groups are checked here. Keys are let through, with or without `+`, so that `check`
+    sees and judges them all: any argument of the Trainer may be set without `+`.
+    """
+    prepared = []
+    for text in overrides:
+        override = parse_override(text)
+        key = override.get_key_element().lstrip("+~")
+        is_group = "." not in key and (CONF_DIR / key).is_dir()
+        if is_group and not override.is_delete():
+            check_choices(key, override)
+            prepared.append(text.lstrip("+"))
+        elif override.is_delete() or "/" in key or "@" in key:
+            prepared.append(text)
+        else:
+            prepared.append("++" + text.lstrip("+"))
+    return prepared
+
+
+def parse_override(text: str) -> Override:
+    """Parse one `key=value`; raises UserError if it is none."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        detail = str(error).splitlines()[0]
+        raise UserError(
+            f"Expected an override of the form key=value, but got `{text}` ({detail}); values with "
+            "special characters need quotes."
+        ) from None
+
+
+def check_choices(group: str, override: Override) -> None:
+    """Raise UserError unless every value chosen for a config group has its YAML file."""
+    choices = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    if group in OPTIONAL_GROUPS:
+        choices.append("null")
+    if override.is_sweep_override():
+        values = list(override.sweep_string_iterator())
+    else:
+        values = [override.get_value_element_as_str()]
+    for value in values:
+        if value not in choices:
+            raise UserError(
+                f"Expected `{group}` to be one of {', '.join(choices)}, but got {value!r}"
+                f"{did_you_mean(value, choices, f'{group}=')}."
+            )
+
+
+def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
+    """Compose the configuration of each job of a command, plain and resolved; raises UserError.
+
+    Args:
+        overrides: as `prepare_overrides` returns them.
+        multirun: let `key=a,b` mean two jobs.
+    """
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        if override.is_sweep_override() and not multirun:
+            text = str(override.input_line).lstrip("+")
+            key, _, values = text.partition("=")
+            raise UserError(
+                f"`{text}` holds several values; add -m to run each of them, or write "
+                f"'{key}=[{values}]' if it is one list."
+            )
+    jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return [_compose_job(job) for job in jobs]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(f"{error}".split())) from None
+
+
+def _compose_job(overrides: list[str]) -> Config:
+    config = compose("train", overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return to_plain(config)
+
+
+def to_plain(config: DictConfig) -> Config:
+    """Resolve a composed configuration to plain dicts, lists, numbers, text and None."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def flatten(config: Config, prefix: str = "") -> dict[str, float | str]:
+    """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard: numbers stay numbers, the rest is text.
+
+    Where the data lies is left out: it says nothing of a run.
+    """
+    flat: dict[str, float | str] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{path}.")
+        elif path not in ("data.root", "data.mirrors", *LOCATION_KEYS):
+            flat[path] = value if isinstance(value, bool | int | float) else str(value)
+    return flat
+
+
+def model_name(config: Config) -> str:
+    """Return the network's name, "fast_cnn" or "resnet18"."""
+    model = config["model"]
+    return model["network"]["name"] if "network" in model else model["backbone"]

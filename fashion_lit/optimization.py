@@ -1,0 +1,173 @@
+"""Optimizers and learning-rate schedules, by name, from plain values.
+
+    optimizer = OPTIMIZERS["adamw"](network, lr=1e-3, weight_decay=1e-4)
+    schedule = SCHEDULERS["one_cycle"](optimizer, num_steps, num_epochs, pct_start=0.3)
+
+Every schedule peaks at the optimizer's `lr`, so sweeping `optimizer.lr` means the same under each.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+# What Lightning's configure_optimizers expects under "lr_scheduler"; None: the rate stays.
+Schedule = dict[str, Any] | None
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, decay_norms_and_biases: bool
+) -> list[dict[str, Any]]:
+    """Split the parameters: weights of two and more dimensions decay, the others as told."""
+    weights = [p for p in module.parameters() if p.ndim >= 2]
+    norms_and_biases = [p for p in module.parameters() if p.ndim < 2]
+    return [
+        {"params": weights, "weight_decay": weight_decay},
+        {
+            "params": norms_and_biases,
+            "weight_decay": weight_decay if decay_norms_and_biases else 0.0,
+        },
+    ]
+
+
+def adam(
+    module: nn.Module,
+    *,
+    lr: PositiveFloat,
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+    weight_decay: NonNegativeFloat = 0.0,
+    decay_norms_and_biases: bool = True,
+    fused: bool = True,
+) -> Optimizer:
+    """Adam, Kingma and Ba 2015; weight decay is an L2 penalty in the gradient."""
+    groups = parameter_groups(module, weight_decay, decay_norms_and_biases)
+    return Adam(groups, lr=lr, betas=betas, fused=fused)
+
+
+def adamw(
+    module: nn.Module,
+    *,
+    lr: PositiveFloat,
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+    weight_decay: NonNegativeFloat = 0.01,
+    decay_norms_and_biases: bool = True,
+    fused: bool = True,
+) -> Optimizer:
+    """AdamW, Loshchilov and Hutter 2019; weight decay acts on the weights directly."""
+    groups = parameter_groups(module, weight_decay, decay_norms_and_biases)
+    return AdamW(groups, lr=lr, betas=betas, fused=fused)
+
+
+def sgd(
+    module: nn.Module,
+    *,
+    lr: PositiveFloat,
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9,
+    weight_decay: NonNegativeFloat = 0.0,
+    decay_norms_and_biases: bool = True,
+    fused: bool = True,
+) -> Optimizer:
+    """Stochastic gradient descent with Nesterov's momentum."""
+    groups = parameter_groups(module, weight_decay, decay_norms_and_biases)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
+
+
+def constant(optimizer: Optimizer, num_steps: int, num_epochs: int) -> Schedule:
+    """Keep the learning rate."""
+    return None
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    num_steps: int,
+    num_epochs: int,
+    *,
+    pct_start: Fraction = 0.3,
+    div_factor: PositiveFloat = 25.0,
+    final_div_factor: PositiveFloat = 1e4,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+) -> Schedule:
+    """One rise from lr / div_factor to lr and one fall, per step; torch's OneCycleLR.
+
+    Momentum cycles too, between 0.85 and 0.95, as is torch's default. Smith and Topin 2018,
+    https://arxiv.org/abs/1708.07120
+    """
+    scheduler = OneCycleLR(
+        optimizer,
+        max_lr=optimizer.defaults["lr"],
+        total_steps=num_steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        anneal_strategy=anneal_strategy,
+    )
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+def cosine_factor(step: int, num_steps: int, num_warmup_steps: int, final_factor: float) -> float:
+    """Fraction of the peak rate at `step` of 0..num_steps: a linear warm-up, then half a cosine."""
+    if step < num_warmup_steps:
+        return (step + 1) / (num_warmup_steps + 1)
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def cosine(
+    optimizer: Optimizer,
+    num_steps: int,
+    num_epochs: int,
+    *,
+    warmup_epochs: NonNegativeFloat = 1.0,
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0,
+) -> Schedule:
+    """Warm up over `warmup_epochs`, then fall along half a cosine to `final_factor` times lr.
+
+    Per step. Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
+    """
+    num_warmup_steps = round(warmup_epochs * num_steps / num_epochs)
+
+    def factor(step: int) -> float:
+        return cosine_factor(step, num_steps, num_warmup_steps, final_factor)
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def step(
+    optimizer: Optimizer,
+    num_steps: int,
+    num_epochs: int,
+    *,
+    step_size: PositiveInt = 10,
+    gamma: PositiveFloat = 0.1,
+) -> Schedule:
+    """Multiply the learning rate by `gamma` every `step_size` epochs."""
+    return {"scheduler": StepLR(optimizer, step_size, gamma), "interval": "epoch"}
+
+
+def plateau(
+    optimizer: Optimizer,
+    num_steps: int,
+    num_epochs: int,
+    *,
+    factor: Fraction = 0.5,
+    patience: Annotated[int, Field(ge=0)] = 2,
+) -> Schedule:
+    """Multiply the learning rate by `factor` after `patience` epochs without better val/loss."""
+    scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=factor, patience=patience)
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": "val/loss"}
+
+
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+SCHEDULERS: Mapping[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "one_cycle": one_cycle,
+    "cosine": cosine,
+    "step": step,
+    "plateau": plateau,
+}

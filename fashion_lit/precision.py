@@ -1,0 +1,42 @@
+"""Which device trains, and in which number format."""
+
+import torch
+
+MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """Turn Lightning's "auto" and "gpu" into "cuda", "mps" or "cpu", as Lightning does."""
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def native_precision(accelerator: str) -> str:
+    """Return the fastest safe precision of "cpu", "cuda" or "mps".
+
+    bf16 where the hardware computes it (emulated, it is slower than fp32), else fp16 on CUDA.
+    """
+    if accelerator == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return MIXED_BF16 if native else MIXED_FP16
+    if accelerator == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return MIXED_BF16 if native else FP32
+    return FP32
+
+
+def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
+    """Return Lightning's name of the precision to use, and a notice ('' if there is none).
+
+    "auto" becomes `native_precision`; so does fp16 on a CPU, which cannot compute it.
+    """
+    if requested == "auto":
+        return native_precision(accelerator), ""
+    if requested == MIXED_FP16 and accelerator == "cpu":
+        chosen = native_precision(accelerator)
+        return chosen, f"This CPU cannot train in fp16; it trains in {chosen} instead."
+    return requested, ""

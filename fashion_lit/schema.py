@@ -1,0 +1,252 @@
+"""What a valid configuration is, and one sentence on what is wrong with another one.
+
+The schema is not written down a second time: the keys of `optimizer`, `model.network`, … are the
+keyword-only arguments of the function or class that `name` chooses, with their types and bounds.
+"""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_type_hints
+
+import lightning as L
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
+
+from fashion_lit.augment import Augment
+from fashion_lit.cnn import CNNClassifier
+from fashion_lit.datamodule import FashionMNISTDataModule, check_val_size
+from fashion_lit.errors import UserError
+from fashion_lit.fashion_mnist import FashionMNIST
+from fashion_lit.networks import NAMES as NETWORK_NAMES
+from fashion_lit.networks import network_class
+from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.synthetic import SyntheticGarments
+from fashion_lit.transfer import TransferClassifier
+
+SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
+CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
+# Trainer arguments that this project sets itself, and what to use instead.
+OWN_TRAINER_KEYS = {
+    "barebones": "trainer.enable_progress_bar=false",
+    "callbacks": "the Python API",
+    "default_root_dir": "run_dir=DIR",
+    "enable_autolog_hparams": "the HPARAMS tab, which is always written",
+    "enable_checkpointing": "the run directory's checkpoints, which are always written",
+    "fast_dev_run": "debug=one_batch",
+    "logger": "TensorBoard, which is always written",
+    "model_registry": "the run directory's checkpoints",
+    "plugins": "precision=, trainer.strategy=",
+    "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
+}
+Config = dict[str, Any]
+
+
+def check(config: Config) -> None:
+    """Raise UserError, one sentence with the nearest valid name, unless a run can be built."""
+    schema = run_schema(config)
+    try:
+        schema.model_validate_json(json.dumps(config), strict=True)
+    except ValidationError as error:
+        raise UserError(explain(error, config, schema)) from None
+    check_combinations(config)
+
+
+def run_schema(config: Config) -> type[BaseModel]:
+    """Return the schema of a whole configuration, given the `name` each part chooses."""
+    source = SOURCES[chosen_name(config, "data", SOURCES)]
+    datamodule_fields = keyword_fields(
+        FashionMNISTDataModule, exclude={"augment", "num_channels", "seed"}
+    )
+    classifier = CLASSIFIERS[chosen_name(config, "model", CLASSIFIERS)]
+    classifier_fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
+    if classifier is CNNClassifier:
+        network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
+        classifier_fields["network"] = (named_schema(keyword_fields(network)), ...)
+    trainer_fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
+    precisions = trainer_fields["precision"][0]
+    trainer_fields["precision"] = (Literal["auto"] | precisions, ...)
+    trainer_fields["max_epochs"] = (PositiveInt, ...)
+    return object_schema(
+        seed=(int, Field(ge=0, lt=2**32)),
+        test=(bool, ...),
+        output_root=(str, ...),
+        run_dir=(str, ...),
+        sweep_name=(str, ...),
+        data=(named_schema(keyword_fields(source) | datamodule_fields), ...),
+        model=(named_schema(classifier_fields), ...),
+        augment=(object_schema(**keyword_fields(Augment)), ...),
+        optimizer=(
+            named_schema(keyword_fields(OPTIMIZERS[chosen_name(config, "optimizer", OPTIMIZERS)])),
+            ...,
+        ),
+        scheduler=(
+            named_schema(keyword_fields(SCHEDULERS[chosen_name(config, "scheduler", SCHEDULERS)])),
+            ...,
+        ),
+        trainer=(object_schema(**trainer_fields), ...),
+    )
+
+
+def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
+    """Return the `name` at a dotted path; raises UserError unless it is among `choices`."""
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise UserError(
+            f"Expected `{path}` to be a group of settings, but got {node!r}; choose one by "
+            f"{path.split('.')[0]}=NAME."
+        )
+    name = node.get("name")
+    if name not in choices:
+        raise UserError(
+            f"Expected `{path}.name` to be one of {', '.join(sorted(choices))}, but got {name!r}"
+            f"{did_you_mean(str(name), choices, f'{path}.name=')}."
+        )
+    return str(name)
+
+
+def keyword_fields(
+    function: Callable[..., Any], *, exclude: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields."""
+    hints = get_type_hints(
+        function.__init__ if inspect.isclass(function) else function, include_extras=True
+    )
+    return {
+        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in exclude
+    }
+
+
+def object_schema(**fields: tuple[Any, Any]) -> type[BaseModel]:
+    """Return a schema that allows exactly these keys, and no infinite or missing number."""
+    rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    return create_model("Config", __config__=rules, **fields)  # type: ignore[call-overload]
+
+
+def named_schema(fields: dict[str, tuple[Any, Any]]) -> type[BaseModel]:
+    """Return an object schema with a `name` beside the fields."""
+    return object_schema(name=(str, ...), **fields)
+
+
+def check_combinations(config: Config) -> None:
+    """Raise UserError for settings that are fine alone but not together."""
+    data, model, trainer = config["data"], config["model"], config["trainer"]
+    num_epochs = trainer["max_epochs"]
+    num_train = data.get("num_train", FashionMNIST.num_train)
+    if not data["validate_on_test"]:
+        check_val_size(data["val_size"], num_train)
+    if config["scheduler"].get("warmup_epochs", 0) >= num_epochs:
+        raise UserError(
+            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
+            f"but got {config['scheduler']['warmup_epochs']}."
+        )
+    if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
+        raise UserError(
+            "`model.unfreeze_epoch` says when a frozen backbone trains again, but "
+            "model.freeze_backbone is false; set it to true, or leave the epoch out."
+        )
+    if model.get("weights") is not None and not model["pretrained"]:
+        raise UserError(
+            "`model.weights` names a file of pretrained weights, but model.pretrained is false; "
+            "set it to true, or leave the file out."
+        )
+    if trainer.get("limit_val_batches") == 0:
+        raise UserError(
+            "Expected `trainer.limit_val_batches` to be more than 0, but got 0: the best "
+            "checkpoint is selected on validation images."
+        )
+    if (trainer.get("check_val_every_n_epoch") or 1) > num_epochs:
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be at most trainer.max_epochs="
+            f"{num_epochs}, but got {trainer['check_val_every_n_epoch']}: the best checkpoint is "
+            "selected on validation images."
+        )
+
+
+def explain(error: ValidationError, config: Config, schema: type[BaseModel]) -> str:
+    """Turn pydantic's first complaint into a sentence: the key, expected, got, and a way out."""
+    complaints = error.errors(include_url=False)
+    unknown = [c for c in complaints if c["type"] == "extra_forbidden"]
+    first = (unknown or complaints)[0]
+    path, value = _locate(config, first["loc"])
+    if unknown:
+        key = path.removeprefix("trainer.")
+        if path.startswith("trainer.") and key in OWN_TRAINER_KEYS:
+            return f"`{path}` is set by fashion-lit itself; use {OWN_TRAINER_KEYS[key]} instead."
+        hint = did_you_mean(path, list(_key_paths(schema)))
+        return f"Unknown setting `{path}`{hint or '; fashion-lit train --cfg job shows them all'}."
+    expected = [_expectation(c) for c in complaints if _locate(config, c["loc"])[0] == path]
+    expectation = " or ".join(dict.fromkeys(expected))
+    if first["type"] == "missing":
+        missing = f"{path}.{first['loc'][-1]}"
+        return f"Expected `{missing}` to be given; fashion-lit train --cfg job shows all settings."
+    return f"Expected `{path}` to be {expectation}, but got {value!r}."
+
+
+def _locate(config: Config, location: Sequence[int | str]) -> tuple[str, Any]:
+    """Follow a pydantic location as far as the configuration goes: its dotted path, its value."""
+    node: Any = config
+    path = []
+    for key in location:  # behind the key may stand the name of a union's member
+        if isinstance(node, list) and isinstance(key, int) and key < len(node):
+            node = node[key]
+        elif isinstance(node, dict) and key in node:
+            node = node[key]
+        else:
+            break
+        path.append(str(key))
+    return ".".join(path), node
+
+
+def _expectation(complaint: Mapping[str, Any]) -> str:
+    context = complaint.get("ctx", {})
+    kind = complaint["type"]
+    words = {
+        "greater_than": "greater than {gt:g}",
+        "greater_than_equal": "at least {ge:g}",
+        "less_than": "less than {lt:g}",
+        "less_than_equal": "at most {le:g}",
+        "literal_error": "one of {expected}",
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "list_type": "a list",
+        "tuple_type": "a list",
+        "too_short": "a list of at least {min_length} values",
+        "too_long": "a list of at most {max_length} values",
+        "model_type": "a group of settings",
+        "none_required": "null",
+    }
+    return words.get(kind, complaint["msg"][:1].lower() + complaint["msg"][1:]).format(**context)
+
+
+def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """List the dotted paths of all settings of a schema."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from _key_paths(field.annotation, f"{prefix}{name}.")
+
+
+def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
+    """Return '; did you mean `…`?' for the choice most like `text`, or '' if none is like it.
+
+    The last part of a dotted path counts as much as the whole: `lr` is like `optimizer.lr`.
+    """
+
+    def likeness(choice: str) -> float:
+        last, choice_last = text.split(".")[-1], choice.split(".")[-1]
+        whole = difflib.SequenceMatcher(None, text, choice).ratio()
+        return max(whole, difflib.SequenceMatcher(None, last, choice_last).ratio()) + whole / 100
+
+    best = max(choices, key=likeness, default="")
+    return f"; did you mean `{prefix}{best}`?" if best and likeness(best) > 0.6 else ""

@@ -1,0 +1,293 @@
+"""Train, validate and test one classifier, or a multirun of them; leave a run directory each.
+
+    fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
+    fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
+"""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+
+from fashion_lit.augment import Augment
+from fashion_lit.callbacks import (
+    KeyedDropout,
+    ReportProgress,
+    RunLogger,
+    TensorBoardPages,
+    TerminalTable,
+    TrainingSpeed,
+)
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.config import (
+    CONF_DIR,
+    LOCATION_KEYS,
+    compose_jobs,
+    flatten,
+    model_name,
+    prepare_overrides,
+    to_plain,
+)
+from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.errors import UserError
+from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.precision import choose_precision, resolve_accelerator
+from fashion_lit.quiet import silence_known_messages
+from fashion_lit.report import classification_report, confusion_matrix_figure
+from fashion_lit.run_directory import RunDirectory, State
+from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, check, keyword_fields
+
+
+class JobFailed(Exception):
+    """A run has failed and has said so; a sweep goes on, the command exits with 1."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `fashion-lit train ARGUMENTS`.
+
+    Returns the exit code: 0, all done; 1, a run failed; 2, the configuration is wrong and nothing
+    was built. A stopped run exits with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    parser = get_args_parser()
+    args = parser.parse_args(arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
+    hydra.version.setbase("1.3")
+    try:
+        args.overrides = prepare_overrides(args.overrides)
+        if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
+            jobs = compose_jobs(args.overrides, multirun=args.multirun)
+            for job in jobs:
+                check(job)
+            if args.multirun:
+                check_multirun(jobs)
+        _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
+    except (UserError, HydraException) as error:
+        print(f"fashion-lit train: {error}", file=sys.stderr)
+        return 2
+    except JobFailed:
+        return 1
+    return 0
+
+
+def check_multirun(jobs: list[Config]) -> None:
+    """Raise UserError for a job that one run can do, but a multirun cannot."""
+    if any(job["trainer"]["devices"] not in (1, "1") for job in jobs):
+        raise UserError(
+            "Expected `trainer.devices` to be 1 in a multirun, since the second process of a run "
+            "would start the whole sweep again; start these runs one by one."
+        )
+
+
+def run_job(composed: DictConfig) -> float:
+    """Do what Hydra asks for: one run, in the directory it chose; returns its val/accuracy."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN:
+        print(f"\n=== job {settings.job.num}: {settings.job.override_dirname}", flush=True)
+    config = to_plain(composed)
+    try:
+        check(config)
+        config = {key: value for key, value in config.items() if key not in LOCATION_KEYS}
+        run = open_run_directory(Path(settings.runtime.output_dir), config)
+    except UserError as error:
+        print(f"fashion-lit train: {error}", file=sys.stderr)
+        raise JobFailed from None
+    try:
+        metrics = train(config, run)
+    except SIGTERMException:
+        record_status(run, "interrupted", "SIGTERM")
+        sys.exit(143)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        record_status(run, "interrupted", "Ctrl-C")
+        sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        record_status(run, "failed", reason)
+        print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
+        raise JobFailed from None
+    record_status(run, "finished")
+    return metrics["val/accuracy"]
+
+
+def open_run_directory(path: Path, config: Config) -> RunDirectory:
+    """Claim the directory in the first process of a run; the others of DDP only use it."""
+    if rank_zero_only.rank:
+        return RunDirectory(path)
+    run = RunDirectory.create(path, config)
+    run.write_status("running")
+    return run
+
+
+@rank_zero_only
+def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
+    """Write the run's last status, from one process."""
+    run.write_status(state, reason=reason)
+
+
+def train(config: Config, run: RunDirectory) -> dict[str, float]:
+    """Fit, validate the best checkpoint, test it once if `test`, record; returns the metrics."""
+    began = time.perf_counter()
+    silence_known_messages()
+    L.seed_everything(config["seed"], verbose=False)
+    classifier = build_classifier(config)
+    datamodule = build_datamodule(config, classifier)
+    trainer = build_trainer(config, run)
+    print_start(config, classifier, trainer, run)
+
+    trainer.fit(classifier, datamodule)
+    metrics = scalars(trainer, "train/") | device_memory(trainer)
+
+    best = str(run.best_checkpoint)
+    trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False)
+    metrics |= scalars(trainer, "val/")
+    metrics["best_epoch"] = torch.load(best, weights_only=True)["epoch"] + 1
+    if config["test"]:
+        trainer.test(classifier, datamodule, ckpt_path=best, verbose=False)
+        metrics |= scalars(trainer, "test/")
+
+    metrics["seconds"] = time.perf_counter() - began
+    if trainer.is_global_zero:
+        run.write_metrics(metrics)
+        print_end(classifier, trainer, run, metrics)
+    return metrics
+
+
+def build_classifier(config: Config) -> ImageClassifier:
+    """Build the classifier that `model.name` chooses."""
+    arguments = dict(config["model"])
+    classifier = CLASSIFIERS[arguments.pop("name")]
+    return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
+
+
+def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
+    """Build the data module over the images that `data.name` chooses; reads nothing yet."""
+    arguments = dict(config["data"])
+    source = SOURCES[arguments.pop("name")]
+    source_arguments = {k: arguments.pop(k) for k in keyword_fields(source) if k in arguments}
+    return FashionMNISTDataModule(
+        source(**source_arguments),
+        **arguments,
+        num_channels=classifier.num_channels,
+        augment=Augment(**config["augment"]),
+        seed=config["seed"],
+    )
+
+
+def build_trainer(config: Config, run: RunDirectory) -> L.Trainer:
+    """Build Lightning's Trainer with everything that a run writes and shows."""
+    arguments = dict(config["trainer"])
+    device_type = resolve_accelerator(arguments["accelerator"])
+    precision, notice = choose_precision(arguments.pop("precision"), device_type)
+    if notice:
+        rank_zero_only(print)(notice)
+    speed = TrainingSpeed()
+    return L.Trainer(
+        **arguments | {"enable_progress_bar": False},  # TerminalTable has a bar of its own
+        precision=precision,
+        default_root_dir=run.path,
+        logger=RunLogger(run.path),
+        enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
+        use_distributed_sampler=False,  # every rank draws its own share already
+        callbacks=[
+            KeyedDropout(config["seed"]),
+            speed,
+            TerminalTable(speed, show_bar=arguments["enable_progress_bar"]),
+            TensorBoardPages(flatten(config), lambda c: confusion_matrix_figure(c, CLASS_NAMES)),
+            ModelCheckpoint(
+                run.checkpoint_dir,
+                filename=run.best_checkpoint.stem,
+                monitor="val/accuracy",
+                mode="max",
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+            # `save_last` would write the last checkpoint only together with a new best one
+            ModelCheckpoint(
+                run.checkpoint_dir,
+                filename=run.last_checkpoint.stem,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            ),
+            ReportProgress(lambda epoch, step: run.write_status("running", epoch=epoch, step=step)),
+        ],
+    )
+
+
+def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:
+    """Return the logged metrics whose names start with `prefix`, as plain numbers."""
+    logged = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in logged if name.startswith(prefix)}
+
+
+def device_memory(trainer: L.Trainer) -> dict[str, float]:
+    """Return the peak memory of the training GPU in GiB; nothing on other devices."""
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return {}
+    return {
+        "cuda/max_allocated_gib": torch.cuda.max_memory_allocated(device) / 2**30,
+        "cuda/max_reserved_gib": torch.cuda.max_memory_reserved(device) / 2**30,
+    }
+
+
+@rank_zero_only
+def print_start(
+    config: Config, classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory
+) -> None:
+    """Print what is trained, on what, and where the run lies."""
+    num_parameters = sum(parameter.numel() for parameter in classifier.parameters())
+    device = trainer.strategy.root_device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if trainer.world_size > 1:
+        where = f"{trainer.world_size} x {where}"
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    print(
+        f"{model_name(config)}, {num_parameters:,} parameters, on {where}{threads}, "
+        f"{trainer.precision}, seed {config['seed']}\nin {run.path}"
+    )
+    if config["data"]["validate_on_test"]:
+        print(
+            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
+            "below are optimistic; they serve the comparison with report A only."
+        )
+
+
+@rank_zero_only
+def print_end(
+    classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: dict[str, float]
+) -> None:
+    """Print the per-class table, the run's figures, where everything lies and what to do next."""
+    tested = "test/accuracy" in metrics
+    split = classifier.test_metrics if tested else classifier.val_metrics
+    confusion = split.compute()["confusion"].cpu()
+    print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
+    print(classification_report(confusion, CLASS_NAMES))
+    for name in ("val", "test") if tested else ("val",):
+        accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
+        label = "validation" if name == "val" else "test"
+        print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
+    print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
+    print(f"{'total time':<12}{metrics['seconds']:.1f} s")
+    if "cuda/max_allocated_gib" in metrics:
+        allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
+        print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
+    print(
+        f"\nEverything lies in {run.path}\n"
+        f"  see the curves:   tensorboard --logdir \"{run.path}\"\n"
+        f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
+        f"({str(run.best_checkpoint)!r})"
+    )

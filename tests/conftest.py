@@ -1,0 +1,62 @@
+"""Small drawn data, a finished run, and the real files where the data module finds them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fashion_lit.errors import UserError
+from fashion_lit.fashion_mnist import MIRRORS, FashionMNIST
+from fashion_lit.run_directory import RunDirectory
+from fashion_lit.train import main as train_main
+
+SMALL = [
+    "data=synthetic",
+    "data.num_train=300",
+    "data.num_test=101",
+    "data.val_size=100",
+    "data.batch_size=50",
+    "data.eval_batch_size=40",
+    "precision=fp32",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+]
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Overrides for a run of seconds."""
+    return list(SMALL)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., RunDirectory]:
+    """Run `fashion-lit train` on small data in this process; returns the finished run."""
+
+    def run(*overrides: str) -> RunDirectory:
+        directory = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        assert train_main([*SMALL, f"run_dir={directory.as_posix()}", *overrides]) == 0
+        return RunDirectory(directory)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run of the default model on small data, two epochs; not to be changed."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    arguments = [*SMALL, "trainer.max_epochs=2", f"run_dir={directory.as_posix()}"]
+    assert train_main(arguments) == 0
+    return RunDirectory(directory)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> FashionMNIST:
+    """The real data set, if it can be had without a network."""
+    source = FashionMNIST(mirrors=[mirror for mirror in MIRRORS if "://" not in mirror])
+    try:
+        source.prepare()
+    except UserError as error:
+        pytest.skip(f"needs the real Fashion-MNIST files: {error}")
+    return source

@@ -1,0 +1,160 @@
+"""ImageClassifier through its two final classes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+import torchvision
+from torch.nn import functional as F
+
+from fashion_lit.cnn import CNNClassifier
+from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.errors import UserError
+from fashion_lit.run_directory import RunDirectory
+from fashion_lit.synthetic import SyntheticGarments
+from fashion_lit.transfer import TransferClassifier, load_pretrained
+
+TINY = {"name": "fast_cnn", "widths": [8, 16, 32]}
+
+
+def fit(classifier: L.LightningModule, num_epochs: int = 1, **arguments: object) -> L.Trainer:
+    trainer = L.Trainer(
+        max_epochs=num_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_train_batches=2,
+        **arguments,  # type: ignore[arg-type]
+    )
+    source = SyntheticGarments(num_train=60, num_test=20)
+    channels = classifier.num_channels
+    trainer.fit(
+        classifier,
+        FashionMNISTDataModule(
+            source, batch_size=16, val_size=20, image_size=32, num_channels=channels
+        ),
+    )
+    return trainer
+
+
+def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
+    weights = [float(1 + index) for index in range(10)]
+    classifier = CNNClassifier(network=TINY, label_smoothing=0.1, class_weights=weights)
+    images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
+    logits = classifier(images)
+    assert logits.shape == (8, 10)
+    assert not torch.allclose(logits.sum(1), torch.ones(8))  # no softmax outside the loss
+    expected = F.cross_entropy(
+        logits, labels, weight=torch.tensor(weights), label_smoothing=0.1
+    )
+    assert torch.equal(classifier.loss(logits, labels), expected)
+
+
+def test_checkpoint_rebuilds_the_classifier_by_itself(finished_run: RunDirectory) -> None:
+    classifier = CNNClassifier.load_from_checkpoint(finished_run.best_checkpoint)
+    state = torch.load(finished_run.best_checkpoint, weights_only=True)["state_dict"]
+    assert classifier.network.state_dict().keys() == {
+        key.removeprefix("network.") for key in state if key.startswith("network.")
+    }
+    assert classifier.optimizer == finished_run.config["optimizer"]
+
+
+def test_unlimited_run_is_refused_for_a_schedule_that_needs_an_end() -> None:
+    classifier = CNNClassifier(
+        network=TINY,
+        optimizer={"name": "sgd", "lr": 0.1},
+        scheduler={"name": "one_cycle"},
+    )
+    with pytest.raises(UserError, match="Expected a limited run for scheduler=one_cycle"):
+        fit(classifier, num_epochs=-1)
+
+
+def test_transfer_replaces_the_head_and_keeps_pretrained_layers(tmp_path: Path) -> None:
+    donor = torchvision.models.resnet18(weights=None)
+    file = tmp_path / "weights.pth"
+    torch.save(donor.state_dict(), file)
+    torch.manual_seed(1)
+    classifier = TransferClassifier(weights=str(file), reinit_stem=True)
+    before = {key: value.clone() for key, value in classifier.network.state_dict().items()}
+    classifier.copy_weights(load_pretrained("resnet18", str(file)))
+    after = classifier.network.state_dict()
+    assert classifier.network.fc.weight.shape == (10, 512)  # type: ignore[union-attr]
+    assert torch.equal(after["conv1.weight"], before["conv1.weight"])  # starts from scratch
+    assert torch.equal(after["fc.weight"], before["fc.weight"])
+    for key in ("layer1.0.conv1.weight", "bn1.running_var", "layer4.1.bn2.bias"):
+        assert torch.equal(after[key], donor.state_dict()[key])
+    classifier = TransferClassifier(weights=str(file))
+    classifier.copy_weights(load_pretrained("resnet18", str(file)))
+    stem = classifier.network.state_dict()["conv1.weight"]
+    assert torch.equal(stem, donor.state_dict()["conv1.weight"])
+
+
+def test_pretrained_weights_are_loaded_when_a_fit_starts(tmp_path: Path) -> None:
+    donor = torchvision.models.resnet18(weights=None)
+    file = tmp_path / "weights.pth"
+    torch.save(donor.state_dict(), file)
+    classifier = TransferClassifier(weights=str(file), freeze_backbone=True)
+    fit(classifier)
+    after = classifier.network.state_dict()
+    frozen = {key for key in after if not key.startswith("fc.")}
+    assert all(torch.equal(after[key], donor.state_dict()[key]) for key in frozen)
+
+
+def test_frozen_backbone_trains_from_the_unfreeze_epoch_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = TransferClassifier(pretrained=False, freeze_backbone=True, unfreeze_epoch=1)
+    start = {key: value.clone() for key, value in classifier.network.state_dict().items()}
+    fit(classifier, num_epochs=1)
+    after_frozen = {key: value.clone() for key, value in classifier.network.state_dict().items()}
+    assert torch.equal(after_frozen["layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])
+    assert torch.equal(after_frozen["bn1.running_mean"], start["bn1.running_mean"])
+    assert not torch.equal(after_frozen["fc.weight"], start["fc.weight"])
+    fit(classifier, num_epochs=2)
+    after = classifier.network.state_dict()
+    assert not torch.equal(after["layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])
+    assert not torch.equal(after["bn1.running_mean"], start["bn1.running_mean"])
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), file)
+    classifier = TransferClassifier(backbone="resnet50", weights=str(file))
+    with pytest.raises(UserError, match="Expected the weights of a resnet50, but .* missing or"):
+        classifier.copy_weights(load_pretrained("resnet50", str(file)))
+
+
+def test_unreadable_weights_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_text("not weights")
+    with pytest.raises(UserError, match=r"`model.weights` to be a state dict .*weights\.pth canno"):
+        load_pretrained("resnet18", str(file))
+    with pytest.raises(UserError, match="cannot be read .FileNotFoundError"):
+        load_pretrained("resnet18", str(tmp_path / "absent.pth"))
+    torch.save([1, 2], file)
+    with pytest.raises(UserError, match="holds a list"):
+        load_pretrained("resnet18", str(file))
+
+
+def test_failed_download_says_where_to_put_which_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    entry = torchvision.models.ResNet18_Weights.DEFAULT
+    offline = SimpleNamespace(
+        url=entry.url.replace("https://download.pytorch.org", "http://127.0.0.1:9")
+    )
+    offline.get_state_dict = lambda **kw: torch.hub.load_state_dict_from_url(offline.url, **kw)
+    monkeypatch.setattr(
+        torchvision.models, "get_model_weights", lambda name: SimpleNamespace(DEFAULT=offline)
+    )
+    with pytest.raises(UserError) as caught:
+        load_pretrained("resnet18", None)
+    text = str(caught.value)
+    assert "resnet18-f37072fd.pth could not be downloaded" in text
+    assert f"put that file into {tmp_path / 'checkpoints'}" in text
+    assert "model.pretrained=false" in text

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+
+from fashion_lit import networks
+from fashion_lit.networks.fast_cnn import FastCNN
+from fashion_lit.networks.report_cnn import ReportCNN
+
+
+def test_report_cnn_has_2493514_parameters() -> None:
+    network = ReportCNN()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 2_493_514
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_report_cnn_has_the_reports_layers_in_order() -> None:
+    leaves = [m for m in ReportCNN().modules() if not list(m.children())]
+    kinds = {
+        nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.ReLU: "relu", nn.MaxPool2d: "pool",
+        nn.Dropout: "drop", nn.AdaptiveAvgPool2d: "", nn.Flatten: "", nn.Linear: "linear",
+        nn.BatchNorm1d: "norm",
+    }  # fmt: skip
+    layers = [kinds[type(leaf)] for leaf in leaves if kinds[type(leaf)]]
+    block = ["conv", "norm", "relu"] * 2 + ["pool", "drop"]
+    assert layers == block * 3 + ["linear", "norm", "relu", "drop"] * 3 + ["linear"]
+    assert [m.p for m in leaves if isinstance(m, nn.Dropout)] == [0.25] * 3 + [0.5, 0.5, 0.3]
+    widths = [(m.in_features, m.out_features) for m in leaves if isinstance(m, nn.Linear)]
+    assert widths == [(2304, 512), (512, 256), (256, 128), (128, 10)]
+
+
+def test_report_cnns_pooling_is_the_identity_at_28_pixels() -> None:
+    features = torch.randn(2, 256, 3, 3)
+    assert torch.equal(ReportCNN().pool(features), features)
+
+
+@pytest.mark.parametrize("image_size", [28, 32, 64])
+@pytest.mark.parametrize("network", [ReportCNN(), FastCNN(widths=[8, 16, 32])])
+def test_networks_take_any_image_size(network: nn.Module, image_size: int) -> None:
+    assert network(torch.randn(2, 1, image_size, image_size)).shape == (2, 10)
+
+
+def test_a_network_is_found_by_its_file_name() -> None:
+    assert networks.network_class("report_cnn") is ReportCNN
+    assert set(networks.NAMES) >= {"fast_cnn", "report_cnn"}

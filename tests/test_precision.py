@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from fashion_lit.precision import choose_precision, native_precision, resolve_accelerator
+
+
+def test_bf16_is_chosen_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in [
+        ({"avx512_bf16": True}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"avx2": True, "avx512_f": True}, "32-true"),
+        ({}, "32-true"),
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c)
+        assert choose_precision("auto", "cpu") == (expected, "")
+
+
+def test_old_gpus_take_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, expected in [(True, "bf16-mixed"), (False, "16-mixed")]:
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, n=native: n
+        )
+        assert native_precision("cuda") == expected
+
+
+def test_fp16_on_a_cpu_is_replaced_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    precision, notice = choose_precision("16-mixed", "cpu")
+    assert precision == "bf16-mixed"
+    assert notice == "This CPU cannot train in fp16; it trains in bf16-mixed instead."
+    assert choose_precision("16-mixed", "cuda") == ("16-mixed", "")
+
+
+def test_explicit_choices_are_kept() -> None:
+    assert choose_precision("32-true", "cuda") == ("32-true", "")
+    assert choose_precision("bf16-mixed", "cpu") == ("bf16-mixed", "")
+
+
+def test_auto_accelerator_is_what_lightning_picks() -> None:
+    import lightning as L
+
+    trainer = L.Trainer(logger=False, enable_checkpointing=False)
+    assert resolve_accelerator("auto") == trainer.strategy.root_device.type
+    assert resolve_accelerator("cpu") == "cpu"

@@ -1,0 +1,22 @@
+import torch
+
+from fashion_lit.randomness import derive_seed, generator, seed_default_generators
+
+
+def test_every_key_and_their_order_count() -> None:
+    seeds = {derive_seed(*keys) for keys in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0)]}
+    assert len(seeds) == 5
+    assert derive_seed(1, 2) != derive_seed(2, 1)
+
+
+def test_seeds_are_pinned() -> None:
+    assert derive_seed(0, 1, 2) == 1419556851746930036  # a change would change every run
+
+
+def test_default_generators_do_not_remember() -> None:
+    seed_default_generators(3, 4)
+    first = torch.rand(3)
+    torch.rand(100)
+    seed_default_generators(3, 4)
+    assert torch.equal(torch.rand(3), first)
+    assert not torch.equal(torch.rand(3, generator=generator(3, 5)), first)

@@ -1,0 +1,27 @@
+import pytest
+import torch
+from sklearn.metrics import classification_report as sklearn_report
+
+from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.metrics import confusion_matrix
+from fashion_lit.randomness import generator
+from fashion_lit.report import classification_report, confusion_matrix_figure
+
+
+@pytest.mark.parametrize("num_images", [40, 5000])
+def test_classification_report_is_scikit_learns_to_the_letter(num_images: int) -> None:
+    logits = torch.randn(num_images, 10, generator=generator(0))
+    labels = torch.randint(0, 10, (num_images,), generator=generator(1))
+    logits[torch.arange(num_images), labels] += 2
+    predicted = logits.argmax(1)
+    expected = sklearn_report(
+        labels, predicted, labels=range(10), target_names=CLASS_NAMES, digits=3, zero_division=0
+    )
+    assert classification_report(confusion_matrix(predicted, labels, 10), CLASS_NAMES) == expected
+
+
+def test_confusion_matrix_figure_shows_every_count() -> None:
+    confusion = torch.arange(100).view(10, 10)
+    (axes, _) = confusion_matrix_figure(confusion, CLASS_NAMES).axes
+    assert [text.get_text() for text in axes.texts] == [str(count) for count in range(100)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
