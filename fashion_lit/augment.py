@@ -1,7 +1,7 @@
 """Augmentation of whole batches, on the batch's device, with a separate draw for every image.
 
-    augment = Augment(flip=0.5, shift=2)
-    augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
+augment = Augment(flip=0.5, shift=2)
+augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
 """
 
 from typing import Annotated
@@ -68,9 +68,7 @@ class Augment:
 
         def draw(low: int, high: int) -> Tensor:  # (B,) int64 in low..high
             size = (num_images,)
-            return torch.randint(
-                low, high + 1, size, generator=generator, device=generator.device
-            )
+            return torch.randint(low, high + 1, size, generator=generator, device=generator.device)
 
         if self.flip:
             chances = torch.rand(num_images, generator=generator, device=generator.device)

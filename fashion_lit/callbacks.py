@@ -235,6 +235,7 @@ class TensorBoardPages(L.Callback):
     ) -> None:
         self.hyperparameters = dict(hyperparameters)
         self.draw_confusion_matrix = draw_confusion_matrix
+        self._last_point = 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -257,8 +258,11 @@ class TensorBoardPages(L.Callback):
         batch_idx: int,
     ) -> None:
         num_steps = trainer.global_step
-        if num_steps % trainer.log_every_n_steps or not trainer.is_global_zero:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        due = (num_steps - 1) % every == 0 and num_steps != self._last_point
+        if not due or not trainer.is_global_zero:
             return
+        self._last_point = num_steps  # gradient accumulation: several batches are one step
         writer = _writer(trainer)
         writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
         writer.add_scalar("train/batch_loss", outputs["loss"], num_steps)

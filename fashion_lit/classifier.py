@@ -1,7 +1,7 @@
 """What every classifier shares: loss, metrics, optimizer and schedule around a network."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -41,7 +41,7 @@ class ImageClassifier(L.LightningModule):
         scheduler: {"name": one of SCHEDULERS, and its arguments}.
     """
 
-    num_channels: int  # of the images that the network takes
+    num_channels: Literal[1, 3]  # of the images that the network takes
     class_weights: Tensor | None
 
     def __init__(

@@ -1,7 +1,7 @@
 """Compose configurations with Hydra, from command-line overrides to plain dicts.
 
-    overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
-    jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved, ready to be checked
+overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
+jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved, ready to be checked
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,23 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
         else:
             prepared.append("++" + text.lstrip("+"))
     return prepared
+
+
+def name_jobs(overrides: Sequence[str]) -> str:
+    """Return the override that makes Hydra name jobs by what varies between them."""
+    parsed = [parse_override(text) for text in overrides]
+    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    constant = {override.key_or_group for override in parsed} - varied
+    keys = ",".join(f"'{key}'" for key in sorted(constant))
+    return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+
+
+def job_name(overrides: str) -> str:
+    """Turn Hydra's "++optimizer.lr=0.1,model=fast_cnn" into the name of one folder."""
+    return overrides.replace("+", "").replace("/", "_").replace("\\", "_") or "job"
+
+
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def parse_override(text: str) -> Override:

@@ -255,7 +255,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainBatches:
         """Return the augmented training batches of this rank."""
-        overfit = bool(self.trainer and self.trainer.overfit_batches)
+        overfit = bool(getattr(self.trainer, "overfit_batches", 0))
         return TrainBatches(self, *self._rank(), same_every_epoch=overfit)
 
     def val_dataloader(self) -> EvalBatches:

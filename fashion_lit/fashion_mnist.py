@@ -86,7 +86,7 @@ class FashionMNIST:
 
     Args:
         root: folder that holds, or will hold, the four files (directly or in `FashionMNIST/raw`);
-            None: `data/` at the checkout's root (of the current directory, if there is no checkout).
+            None: `data/` at the checkout's root (without a checkout, of the current directory).
         mirrors: local folders (relative ones are seen from the checkout's root) and URLs, tried in
             order for every file that `root` does not hold.
     """
@@ -114,7 +114,7 @@ class FashionMNIST:
 
 
 def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
-    """Return the path of a verified copy of `file` under `root`, taking it from a mirror if need be.
+    """Return the path of a verified copy of `file` under `root`, taken from a mirror if need be.
 
     A file from a mirror is written under a temporary name, verified and renamed, so an interrupted
     or a second process leaves no half file. Raises UserError when the copy under `root` is damaged

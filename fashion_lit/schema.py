@@ -192,12 +192,10 @@ def _locate(config: Config, location: Sequence[int | str]) -> tuple[str, Any]:
     node: Any = config
     path = []
     for key in location:  # behind the key may stand the name of a union's member
-        if isinstance(node, list) and isinstance(key, int) and key < len(node):
-            node = node[key]
-        elif isinstance(node, dict) and key in node:
-            node = node[key]
-        else:
+        children = dict(enumerate(node)) if isinstance(node, list) else node
+        if not isinstance(children, dict) or key not in children:
             break
+        node = children[key]
         path.append(str(key))
     return ".".join(path), node
 
@@ -226,7 +224,8 @@ def _expectation(complaint: Mapping[str, Any]) -> str:
         "model_type": "a group of settings",
         "none_required": "null",
     }
-    return words.get(kind, complaint["msg"][:1].lower() + complaint["msg"][1:]).format(**context)
+    message = str(complaint["msg"])
+    return words[kind].format(**context) if kind in words else message[:1].lower() + message[1:]
 
 
 def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Train, validate and test one classifier, or a multirun of them; leave a run directory each.
 
-    fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
-    fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
+fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
+fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
 """
 
 import os
@@ -9,14 +9,15 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import setbase
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -37,7 +38,9 @@ from fashion_lit.config import (
     LOCATION_KEYS,
     compose_jobs,
     flatten,
+    job_name,
     model_name,
+    name_jobs,
     prepare_overrides,
     to_plain,
 )
@@ -51,7 +54,7 @@ from fashion_lit.run_directory import RunDirectory, State
 from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, check, keyword_fields
 
 
-class JobFailed(Exception):
+class JobFailedError(Exception):
     """A run has failed and has said so; a sweep goes on, the command exits with 1."""
 
 
@@ -64,7 +67,7 @@ def main(arguments: list[str]) -> int:
     parser = get_args_parser()
     args = parser.parse_args(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
-    hydra.version.setbase("1.3")
+    setbase("1.3")
     try:
         args.overrides = prepare_overrides(args.overrides)
         if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
@@ -73,11 +76,12 @@ def main(arguments: list[str]) -> int:
                 check(job)
             if args.multirun:
                 check_multirun(jobs)
+                args.overrides.append(name_jobs(args.overrides))
         _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
         return 2
-    except JobFailed:
+    except JobFailedError:
         return 1
     return 0
 
@@ -95,7 +99,8 @@ def run_job(composed: DictConfig) -> float:
     """Do what Hydra asks for: one run, in the directory it chose; returns its val/accuracy."""
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
-        print(f"\n=== job {settings.job.num}: {settings.job.override_dirname}", flush=True)
+        name = job_name(settings.job.override_dirname)
+        print(f"\n=== job {settings.job.num + 1}: {name}", flush=True)
     config = to_plain(composed)
     try:
         check(config)
@@ -103,7 +108,7 @@ def run_job(composed: DictConfig) -> float:
         run = open_run_directory(Path(settings.runtime.output_dir), config)
     except UserError as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
-        raise JobFailed from None
+        raise JobFailedError from None
     try:
         metrics = train(config, run)
     except SIGTERMException:
@@ -118,14 +123,14 @@ def run_job(composed: DictConfig) -> float:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         record_status(run, "failed", reason)
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        raise JobFailed from None
+        raise JobFailedError from None
     record_status(run, "finished")
     return metrics["val/accuracy"]
 
 
 def open_run_directory(path: Path, config: Config) -> RunDirectory:
     """Claim the directory in the first process of a run; the others of DDP only use it."""
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         return RunDirectory(path)
     run = RunDirectory.create(path, config)
     run.write_status("running")
@@ -189,15 +194,17 @@ def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNIS
 
 def build_trainer(config: Config, run: RunDirectory) -> L.Trainer:
     """Build Lightning's Trainer with everything that a run writes and shows."""
-    arguments = dict(config["trainer"])
+    arguments: dict[str, Any] = dict(config["trainer"])
     device_type = resolve_accelerator(arguments["accelerator"])
     precision, notice = choose_precision(arguments.pop("precision"), device_type)
     if notice:
         rank_zero_only(print)(notice)
+    show_bar = arguments.pop("enable_progress_bar", True)
     speed = TrainingSpeed()
     return L.Trainer(
-        **arguments | {"enable_progress_bar": False},  # TerminalTable has a bar of its own
-        precision=precision,
+        **arguments,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        enable_progress_bar=False,  # TerminalTable has a bar of its own
         default_root_dir=run.path,
         logger=RunLogger(run.path),
         enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
@@ -205,7 +212,7 @@ def build_trainer(config: Config, run: RunDirectory) -> L.Trainer:
         callbacks=[
             KeyedDropout(config["seed"]),
             speed,
-            TerminalTable(speed, show_bar=arguments["enable_progress_bar"]),
+            TerminalTable(speed, show_bar=show_bar),
             TensorBoardPages(flatten(config), lambda c: confusion_matrix_figure(c, CLASS_NAMES)),
             ModelCheckpoint(
                 run.checkpoint_dir,
@@ -287,7 +294,7 @@ def print_end(
         print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
     print(
         f"\nEverything lies in {run.path}\n"
-        f"  see the curves:   tensorboard --logdir \"{run.path}\"\n"
+        f'  see the curves:   tensorboard --logdir "{run.path}"\n'
         f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
         f"({str(run.best_checkpoint)!r})"
     )

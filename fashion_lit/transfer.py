@@ -47,7 +47,7 @@ def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
                 f"{type(state).__name__}."
             )
         return state
-    entry = torchvision.models.get_model_weights(backbone).DEFAULT
+    entry: Any = torchvision.models.get_model_weights(backbone)["DEFAULT"]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:  # no network, or a damaged file
@@ -93,7 +93,7 @@ class TransferClassifier(ImageClassifier):
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
-        network = torchvision.models.get_model(backbone, weights=None)
+        network: Any = torchvision.models.get_model(backbone, weights=None)
         network.fc = nn.Linear(network.fc.in_features, NUM_CLASSES)
         super().__init__(
             network,

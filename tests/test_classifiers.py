@@ -49,9 +49,7 @@ def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
     logits = classifier(images)
     assert logits.shape == (8, 10)
     assert not torch.allclose(logits.sum(1), torch.ones(8))  # no softmax outside the loss
-    expected = F.cross_entropy(
-        logits, labels, weight=torch.tensor(weights), label_smoothing=0.1
-    )
+    expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights), label_smoothing=0.1)
     assert torch.equal(classifier.loss(logits, labels), expected)
 
 
@@ -124,7 +122,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), file)
     classifier = TransferClassifier(backbone="resnet50", weights=str(file))
-    with pytest.raises(UserError, match="Expected the weights of a resnet50, but .* missing or"):
+    with pytest.raises(UserError, match=r"weights of a resnet50, but .* missing or"):
         classifier.copy_weights(load_pretrained("resnet50", str(file)))
 
 
@@ -133,7 +131,7 @@ def test_unreadable_weights_are_named(tmp_path: Path) -> None:
     file.write_text("not weights")
     with pytest.raises(UserError, match=r"`model.weights` to be a state dict .*weights\.pth canno"):
         load_pretrained("resnet18", str(file))
-    with pytest.raises(UserError, match="cannot be read .FileNotFoundError"):
+    with pytest.raises(UserError, match=r"cannot be read \(FileNotFoundError"):
         load_pretrained("resnet18", str(tmp_path / "absent.pth"))
     torch.save([1, 2], file)
     with pytest.raises(UserError, match="holds a list"):
@@ -149,9 +147,7 @@ def test_failed_download_says_where_to_put_which_file(
         url=entry.url.replace("https://download.pytorch.org", "http://127.0.0.1:9")
     )
     offline.get_state_dict = lambda **kw: torch.hub.load_state_dict_from_url(offline.url, **kw)
-    monkeypatch.setattr(
-        torchvision.models, "get_model_weights", lambda name: SimpleNamespace(DEFAULT=offline)
-    )
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: {"DEFAULT": offline})
     with pytest.raises(UserError) as caught:
         load_pretrained("resnet18", None)
     text = str(caught.value)

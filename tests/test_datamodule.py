@@ -41,12 +41,18 @@ def test_split_of_real_labels_is_the_same_on_every_machine(real_data: FashionMNI
     train, val = stratified_split(labels, 12000, split_seed=0)
     assert labels[val].bincount().tolist() == [1200] * 10
     assert not set(train.tolist()) & set(val.tolist())
-    assert hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest() == "dfaf2ec74f22db1539847d222e609df2385cd2c412216548252eb1ca6f4db621"
+    assert (
+        hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
+        == "dfaf2ec74f22db1539847d222e609df2385cd2c412216548252eb1ca6f4db621"
+    )
 
 
 def test_split_of_drawn_labels_is_the_same_on_every_machine() -> None:
     _, val = stratified_split(BALANCED, 12000, split_seed=0)
-    assert hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest() == "1576b7cffe94638a4054c30e8dc1a13d6c9403881bc718070b6ce4997cde8df3"
+    assert (
+        hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
+        == "1576b7cffe94638a4054c30e8dc1a13d6c9403881bc718070b6ce4997cde8df3"
+    )
     assert not torch.equal(val, stratified_split(BALANCED, 12000, split_seed=1)[1])
 
 

@@ -1,6 +1,8 @@
-"""A small residual CNN for the default run: quick on two CPU cores, better than report B's."""
+"""A small residual CNN for the default run: better than report B's in minutes on two CPU cores.
 
-from collections.abc import Sequence
+Three stages at half, half and a quarter of the image's size; max pooling comes before batch
+normalisation and ReLU, which then have a quarter of the work. 626,000 parameters.
+"""
 
 import torch.nn.functional as F
 from pydantic import PositiveInt
@@ -10,25 +12,62 @@ from fashion_lit.fashion_mnist import NUM_CLASSES
 
 __all__ = ["FastCNN"]
 
+LOGIT_SCALE = 0.125  # keeps the first logits small under max pooling, as in the airbench networks
 
-def convolution(in_channels: int, out_channels: int, size: int = 3, stride: int = 1):
-    """A convolution with batch normalisation and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+
+class ConvNormReLU(nn.Module):
+    """A 3x3 convolution, optionally half the height and width, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H or H / 2, W or W / 2)."""
+        x = self.conv(x)
+        x = self.pool(x)
+        x = self.norm(x)
+        return F.relu(x, inplace=True)
+
+
+class Residual(nn.Module):
+    """x + ConvNormReLU(x): He et al. 2015, https://arxiv.org/abs/1512.03385, with one layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = ConvNormReLU(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
+        return x + self.layer(x)
 
 
 class FastCNN(nn.Module):
-    """Images (B, 1, H, W) -> logits (B, 10)."""
+    """Images (B, 1, H, W) -> logits (B, 10).
 
-    def __init__(self, *, widths: list[PositiveInt]) -> None:
+    Args:
+        widths: channels of the three stages.
+    """
+
+    def __init__(self, *, widths: tuple[PositiveInt, PositiveInt, PositiveInt]) -> None:
         super().__init__()
-        self.stem = convolution(1, widths[0], 5, 2)
-        self.c = convolution(widths[0], widths[2])
-        self.output = nn.Linear(widths[2], NUM_CLASSES)
+        self.stem = ConvNormReLU(1, widths[0], pool=True)
+        self.stage1 = ConvNormReLU(widths[0], widths[1])
+        self.residual1 = Residual(widths[1])
+        self.pool = nn.MaxPool2d(2)
+        self.stage2 = ConvNormReLU(widths[1], widths[2])
+        self.residual2 = Residual(widths[2])
+        self.output = nn.Linear(widths[2], NUM_CLASSES, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        return self.output(F.adaptive_max_pool2d(self.c(self.stem(images)), 1).flatten(1))
+        x = self.stem(images)  # (B, 48, 14, 14) at 28 px and the default widths
+        x = self.stage1(x)  # (B, 96, 14, 14)
+        x = self.residual1(x)
+        x = self.pool(x)  # (B, 96, 7, 7)
+        x = self.stage2(x)  # (B, 192, 7, 7)
+        x = self.residual2(x)
+        x = x.amax((2, 3))  # (B, 192)
+        return LOGIT_SCALE * self.output(x)
