@@ -21,17 +21,17 @@ from fashion_lit.classifier import ImageClassifier
 from fashion_lit.randomness import seed_default_generators
 
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
-BEST_ACCURACY = "best/val_accuracy"  # one point a run, for the HPARAMS tab to sort by
+BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
 CUSTOM_SCALARS = {
     "Overview": {
         "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
         "loss": ["Multiline", ["train/loss$", "val/loss$"]],
     }
 } | {
-    f"{split} by class": {
+    f"{title} by class": {
         score: ["Multiline", [f"{split}/{score}/.*"]] for score in ("f1", "precision", "recall")
     }
-    for split in ("val", "test")
+    for title, split in (("Validation", "val"), ("Test", "test"))
 }
 
 
@@ -144,7 +144,8 @@ class TerminalTable(L.Callback):
         self.show_bar = show_bar
         self._bar: tqdm | None = None
         self._epoch_began = 0.0
-        self._best_before: float | None = None
+        self._validated = False  # in this epoch
+        self._is_best = False
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -166,6 +167,7 @@ class TerminalTable(L.Callback):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_began = time.perf_counter()
+        self._validated = self._is_best = False
         if self._bar is not None:
             self._bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
 
@@ -186,7 +188,8 @@ class TerminalTable(L.Callback):
         checkpoint = trainer.checkpoint_callback  # its turn to look at val/accuracy comes later
         assert isinstance(checkpoint, ModelCheckpoint)
         best = checkpoint.best_model_score
-        self._best_before = None if best is None else float(best)
+        accuracy = trainer.callback_metrics["val/accuracy"]
+        self._validated, self._is_best = True, best is None or bool(accuracy > best)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -197,19 +200,15 @@ class TerminalTable(L.Callback):
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         line = f"{epoch:<7}  {train['loss']:10.4f}  {100 * train['accuracy']:6.2f}    "
-        line += self._describe_validation(trainer, pl_module)
+        line += self._describe_validation(trainer)
         line += f"    {lr:8.2e}  {time.perf_counter() - self._epoch_began:8.1f}"
         line += f"  {self.speed.num_images / max(self.speed.seconds, 1e-9):8,.0f}"
-        accuracy = trainer.callback_metrics.get("val/accuracy")
-        if accuracy is not None and (self._best_before is None or accuracy > self._best_before):
-            line += "  best"
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(line + ("  best" if self._is_best else ""), file=sys.stdout)
         sys.stdout.flush()
 
-    @staticmethod
-    def _describe_validation(trainer: L.Trainer, classifier: ImageClassifier) -> str:
-        if trainer.val_dataloaders is None or "val/loss" not in trainer.callback_metrics:
-            return f"{'-':>8}  {'-':>6}"  # not validated yet
+    def _describe_validation(self, trainer: L.Trainer) -> str:
+        if not self._validated:
+            return f"{'-':>8}  {'-':>6}"
         loss = float(trainer.callback_metrics["val/loss"])
         return f"{loss:8.4f}  {100 * float(trainer.callback_metrics['val/accuracy']):6.2f}"
 

@@ -43,10 +43,9 @@ def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Fi
     """Draw counts (C, C), true classes in rows; the colour is the share of the row."""
     counts = confusion.double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(8, 7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.4, 6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(class_names)):
         for column in range(len(class_names)):
             color = "white" if shares[row, column] > 0.5 else "black"

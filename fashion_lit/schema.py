@@ -154,6 +154,11 @@ def check_combinations(config: Config) -> None:
             "`model.weights` names a file of pretrained weights, but model.pretrained is false; "
             "set it to true, or leave the file out."
         )
+    if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(
+            f"Expected `trainer.strategy` to be one that starts whole processes, but got "
+            f"{trainer['strategy']!r}, whose results stay in its children; use ddp."
+        )
     if trainer.get("limit_val_batches") == 0:
         raise UserError(
             "Expected `trainer.limit_val_batches` to be more than 0, but got 0: the best "

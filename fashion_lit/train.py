@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ from fashion_lit.config import (
     job_name,
     model_name,
     name_jobs,
+    parse_override,
     prepare_overrides,
     to_plain,
 )
 from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.device import choose_precision, peak_memory, resolve_accelerator
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import CLASS_NAMES
-from fashion_lit.precision import choose_precision, resolve_accelerator
 from fashion_lit.quiet import silence_known_messages
 from fashion_lit.report import classification_report, confusion_matrix_figure
 from fashion_lit.run_directory import RunDirectory, State
@@ -74,8 +76,8 @@ def main(arguments: list[str]) -> int:
             jobs = compose_jobs(args.overrides, multirun=args.multirun)
             for job in jobs:
                 check(job)
+            check_mode(args.overrides, jobs, multirun=args.multirun)
             if args.multirun:
-                check_multirun(jobs)
                 args.overrides.append(name_jobs(args.overrides))
         _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
     except (UserError, HydraException) as error:
@@ -86,9 +88,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def check_multirun(jobs: list[Config]) -> None:
-    """Raise UserError for a job that one run can do, but a multirun cannot."""
-    if any(job["trainer"]["devices"] not in (1, "1") for job in jobs):
+def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bool) -> None:
+    """Raise UserError for what only one run can do, or only a multirun."""
+    given = {parse_override(text).key_or_group for text in overrides}
+    if multirun and "run_dir" in given:
+        raise UserError(
+            "`run_dir` is the place of one run; name a multirun by sweep_name=NAME, and its place "
+            "by output_root=DIR."
+        )
+    if not multirun and "sweep_name" in given:
+        raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
+    devices = [job["trainer"].get("devices", "auto") for job in jobs]
+    if multirun and any(value != 1 and value != "1" for value in devices):
         raise UserError(
             "Expected `trainer.devices` to be 1 in a multirun, since the second process of a run "
             "would start the whole sweep again; start these runs one by one."
@@ -154,7 +165,7 @@ def train(config: Config, run: RunDirectory) -> dict[str, float]:
     print_start(config, classifier, trainer, run)
 
     trainer.fit(classifier, datamodule)
-    metrics = scalars(trainer, "train/") | device_memory(trainer)
+    metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
 
     best = str(run.best_checkpoint)
     trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False)
@@ -195,7 +206,7 @@ def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNIS
 def build_trainer(config: Config, run: RunDirectory) -> L.Trainer:
     """Build Lightning's Trainer with everything that a run writes and shows."""
     arguments: dict[str, Any] = dict(config["trainer"])
-    device_type = resolve_accelerator(arguments["accelerator"])
+    device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
     precision, notice = choose_precision(arguments.pop("precision"), device_type)
     if notice:
         rank_zero_only(print)(notice)
@@ -238,17 +249,6 @@ def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:
     """Return the logged metrics whose names start with `prefix`, as plain numbers."""
     logged = trainer.callback_metrics.items()
     return {name: float(value) for name, value in logged if name.startswith(prefix)}
-
-
-def device_memory(trainer: L.Trainer) -> dict[str, float]:
-    """Return the peak memory of the training GPU in GiB; nothing on other devices."""
-    device = trainer.strategy.root_device
-    if device.type != "cuda":
-        return {}
-    return {
-        "cuda/max_allocated_gib": torch.cuda.max_memory_allocated(device) / 2**30,
-        "cuda/max_reserved_gib": torch.cuda.max_memory_reserved(device) / 2**30,
-    }
 
 
 @rank_zero_only

@@ -1,4 +1,4 @@
-"""Test a checkpoint on N gloo processes and print the metrics: ddp_evaluate.py CKPT N STRATEGY."""
+"""Test a checkpoint on N gloo processes and print the metrics: ddp_evaluate.py CKPT N."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.synthetic import SyntheticGarments
 
 
-def main(checkpoint: str, num_ranks: int, strategy: str) -> None:
+def main(checkpoint: str, num_ranks: int) -> None:
     """Every rank evaluates its share; rank 0 prints the sums."""
     classifier = CNNClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
     source = SyntheticGarments(num_train=300, num_test=101)  # divisible by neither 2 nor 3
@@ -18,7 +18,7 @@ def main(checkpoint: str, num_ranks: int, strategy: str) -> None:
     trainer = L.Trainer(
         accelerator="cpu",
         devices=num_ranks,
-        strategy=strategy if num_ranks > 1 else "auto",
+        strategy="ddp" if num_ranks > 1 else "auto",
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -32,4 +32,4 @@ def main(checkpoint: str, num_ranks: int, strategy: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -11,7 +11,7 @@ PACKAGE = Path(fashion_lit.__file__).parent
 LAYERS = [
     # tensors
     ["__init__", "errors"],
-    ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "precision", "quiet"],
+    ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
     ["datamodule"],

@@ -22,6 +22,6 @@ def test_classification_report_is_scikit_learns_to_the_letter(num_images: int) -
 
 def test_confusion_matrix_figure_shows_every_count() -> None:
     confusion = torch.arange(100).view(10, 10)
-    (axes, _) = confusion_matrix_figure(confusion, CLASS_NAMES).axes
+    (axes,) = confusion_matrix_figure(confusion, CLASS_NAMES).axes
     assert [text.get_text() for text in axes.texts] == [str(count) for count in range(100)]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)

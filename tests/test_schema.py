@@ -37,6 +37,7 @@ BAD = [
     ("trainer.max_epochs=abc", "Expected `trainer.max_epochs` to be a whole number, but got 'abc'"),
     ("trainer.max_epochs=0", "Expected `trainer.max_epochs` to be greater than 0, but got 0."),
     ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
+    ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its children"),
     ("trainer.check_val_every_n_epoch=99", "to be at most trainer.max_epochs="),
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
     ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
@@ -92,9 +93,19 @@ def test_command_exits_with_2_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_multirun_of_several_devices_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", "seed=0,1", "trainer.devices=2"]) == 2
-    assert "Expected `trainer.devices` to be 1 in a multirun" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "seed=0,1", "trainer.devices=2"], "Expected `trainer.devices` to be 1 in a multi"),
+        (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the place of one run; name a multirun"),
+        (["sweep_name=lr"], "`sweep_name` names a multirun; add -m, or use run_dir=DIR"),
+    ],
+)
+def test_what_only_one_run_or_only_a_multirun_can_do_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

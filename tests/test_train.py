@@ -1,6 +1,11 @@
 """The train command on small drawn data: what it prints, what it leaves, how it exits."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +147,15 @@ def test_screen_shows_epochs_and_the_table(
         assert noise not in captured.out + captured.err
 
 
+def test_screen_shows_no_validation_where_there_was_none(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "test=false")
+    epochs = [line.split() for line in capsys.readouterr().out.splitlines() if "/3  " in line]
+    assert [epoch[3:5] == ["-", "-"] for epoch in epochs] == [True, False, True]
+    assert [epoch[-1] == "best" for epoch in epochs] == [False, True, False]
+
+
 def test_report_as_protocol_warns_that_it_flatters(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,7 +189,7 @@ def test_tensorboard_holds_curves_classes_images_and_hyperparameters(
     assert b"val/accuracy" in summary.plugin_data.content
     start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"optimizer.lr" in start
-    best = events.Scalars("best/val_accuracy")[0].value
+    best = events.Scalars("val/best_accuracy")[0].value
     assert best == pytest.approx(finished_run.metrics["val/accuracy"])
 
 
@@ -224,6 +238,22 @@ def test_ctrl_c_marks_the_run_interrupted(
         main([*small, f"run_dir={(tmp_path / 'run').as_posix()}"])
     assert caught.value.code == 130
     assert RunDirectory(tmp_path / "run").status["state"] == "interrupted"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_process_says_so_by_its_exit_code(
+    number: int, code: int, tmp_path: Path, small: list[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    settings = [*small, f"run_dir={run.path.as_posix()}", "trainer.max_epochs=1000"]
+    process = subprocess.Popen([sys.executable, "-m", "fashion_lit", "train", *settings])
+    while process.poll() is None and not run.last_checkpoint.exists():
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=120) == code
+    assert run.status["state"] == "interrupted"
+    assert run.status["epoch"] >= 1
 
 
 def test_multirun_gives_every_job_its_directory(tmp_path: Path, small: list[str]) -> None:

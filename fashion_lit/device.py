@@ -1,4 +1,4 @@
-"""Which device trains, and in which number format."""
+"""Which device trains, in which number format, and how much of its memory that took."""
 
 import torch
 
@@ -40,3 +40,13 @@ def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
         chosen = native_precision(accelerator)
         return chosen, f"This CPU cannot train in fp16; it trains in {chosen} instead."
     return requested, ""
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the peak memory of a CUDA device in GiB; nothing for other devices."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "cuda/max_allocated_gib": torch.cuda.max_memory_allocated(device) / 2**30,
+        "cuda/max_reserved_gib": torch.cuda.max_memory_reserved(device) / 2**30,
+    }

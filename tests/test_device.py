@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fashion_lit.precision import choose_precision, native_precision, resolve_accelerator
+from fashion_lit.device import choose_precision, native_precision, resolve_accelerator
 
 
 def test_bf16_is_chosen_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:

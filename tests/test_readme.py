@@ -1,0 +1,59 @@
+"""What the README says can be typed, can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fashion_lit.__main__ import COMMANDS
+from fashion_lit.config import CONF_DIR, compose_jobs, prepare_overrides
+from fashion_lit.schema import check
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+INLINE = re.findall(r"`(fashion-lit [^`…]+)`", README)
+LINES = [line for block in BLOCKS for line in block.splitlines()] + INLINE
+TYPED = sorted({part.strip() for line in LINES for part in re.split(r"&&|\s#\s", line)})
+COMMANDS_TYPED = [line for line in TYPED if line.startswith("fashion-lit ")]
+SETTINGS = re.findall(r"`((?:data|model|trainer|optimizer)\.[a-z_]+)(?:=[^`]*)?`", README)
+SETTINGS.remove("optimizer.weight_dcay")  # the README's example of a misspelling
+
+
+def test_readme_has_the_two_set_up_commands() -> None:
+    assert "pip install -e . && fashion-lit train\n" in README
+    assert 'pip install -e ".[dev]" && pytest\n' in README
+
+
+@pytest.mark.parametrize("line", COMMANDS_TYPED)
+def test_command_parses(line: str) -> None:
+    _, command, *arguments = shlex.split(line)
+    assert command in COMMANDS
+    overrides = [argument for argument in arguments if not argument.startswith("--")]
+    overrides = [o for o in overrides if o not in ("-m", "job", "model=my_net")]
+    for job in compose_jobs(prepare_overrides(overrides), multirun="-m" in arguments):
+        check(job)
+
+
+def test_group_table_lists_exactly_the_choices() -> None:
+    for group in (path for path in CONF_DIR.iterdir() if path.is_dir()):
+        (row,) = re.findall(rf"^\| `{group.name}` \| (.*) \|$", README, flags=re.M)
+        named = set(re.findall(r"`(\w+)`", row))
+        assert named == {path.stem for path in group.glob("*.yaml")}, group.name
+
+
+def test_module_table_lists_exactly_the_modules() -> None:
+    package = Path(__file__).parents[1] / "fashion_lit"
+    modules = {path.name.removesuffix(".py") for path in package.iterdir()}
+    rows = re.findall(r"^\| (?:tensors|Lightning|runs|commands) \| (.*) \|$", README, flags=re.M)
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([a-z_/]+)`", row)}
+    assert named == modules - {"__init__", "__pycache__"}
+
+
+def test_settings_exist() -> None:
+    assert SETTINGS
+    for setting in set(SETTINGS):
+        group, key = setting.split(".")
+        files = [CONF_DIR / "train.yaml", *(CONF_DIR / group).glob("*.yaml")]
+        texts = "".join(file.read_text(encoding="utf-8") for file in files)
+        assert re.search(rf"^\s*{key}:", texts, flags=re.M) or group == "trainer", setting
