@@ -197,7 +197,7 @@ def _locate(config: Config, location: Sequence[int | str]) -> tuple[str, Any]:
     node: Any = config
     path = []
     for key in location:  # behind the key may stand the name of a union's member
-        children = dict(enumerate(node)) if isinstance(node, list) else node
+        children: Any = dict(enumerate(node)) if isinstance(node, list) else node
         if not isinstance(children, dict) or key not in children:
             break
         node = children[key]
