@@ -1,7 +1,9 @@
 """Augmentation of whole batches, on the batch's device, with a separate draw for every image.
 
-augment = Augment(flip=0.5, shift=2)
-augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
+    augment = Augment(flip=0.5, shift=2)
+    augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
+
+The functions do the arithmetic, `Augment` makes the draws.
 """
 
 from typing import Annotated

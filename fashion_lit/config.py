@@ -1,7 +1,9 @@
 """Compose configurations with Hydra, from command-line overrides to plain dicts.
 
-overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
-jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved, ready to be checked
+    overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
+    jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved
+
+`schema.check` then tells whether a run can be built from them.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,10 @@
 """A run is a directory: its configuration, status, metrics and checkpoints.
 
-run = RunDirectory.create(Path("runs/first"), config)
-run.write_status("running")
-run.write_metrics({"val/accuracy": 0.94})
+    run = RunDirectory.create(Path("runs/first"), config)
+    run.write_status("running")
+    run.write_metrics({"val/accuracy": 0.94})
+
+It knows files only, not how they come about.
 """
 
 import json

@@ -1,7 +1,9 @@
 """Train, validate and test one classifier, or a multirun of them; leave a run directory each.
 
-fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
-fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
+    fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
+    fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
+
+To read: `run_job` handles one run's fate, `train` is the run.
 """
 
 import os
@@ -30,7 +32,6 @@ from fashion_lit.callbacks import (
     ReportProgress,
     RunLogger,
     TensorBoardPages,
-    TerminalTable,
     TrainingSpeed,
 )
 from fashion_lit.classifier import ImageClassifier
@@ -51,9 +52,10 @@ from fashion_lit.device import choose_precision, peak_memory, resolve_accelerato
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.quiet import silence_known_messages
-from fashion_lit.report import classification_report, confusion_matrix_figure
+from fashion_lit.report import confusion_matrix_figure
 from fashion_lit.run_directory import RunDirectory, State
 from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, check, keyword_fields
+from fashion_lit.terminal import TerminalTable, print_end, print_start
 
 
 class JobFailedError(Exception):
@@ -162,7 +164,7 @@ def train(config: Config, run: RunDirectory) -> dict[str, float]:
     classifier = build_classifier(config)
     datamodule = build_datamodule(config, classifier)
     trainer = build_trainer(config, run)
-    print_start(config, classifier, trainer, run)
+    print_start(model_name(config), classifier, datamodule, trainer, run.path)
 
     trainer.fit(classifier, datamodule)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
@@ -177,6 +179,8 @@ def train(config: Config, run: RunDirectory) -> dict[str, float]:
 
     metrics["seconds"] = time.perf_counter() - began
     if trainer.is_global_zero:
+        assert isinstance(trainer.logger, RunLogger)
+        trainer.logger.experiment.close()
         run.write_metrics(metrics)
         print_end(classifier, trainer, run, metrics)
     return metrics
@@ -249,52 +253,3 @@ def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:
     """Return the logged metrics whose names start with `prefix`, as plain numbers."""
     logged = trainer.callback_metrics.items()
     return {name: float(value) for name, value in logged if name.startswith(prefix)}
-
-
-@rank_zero_only
-def print_start(
-    config: Config, classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory
-) -> None:
-    """Print what is trained, on what, and where the run lies."""
-    num_parameters = sum(parameter.numel() for parameter in classifier.parameters())
-    device = trainer.strategy.root_device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    if trainer.world_size > 1:
-        where = f"{trainer.world_size} x {where}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    print(
-        f"{model_name(config)}, {num_parameters:,} parameters, on {where}{threads}, "
-        f"{trainer.precision}, seed {config['seed']}\nin {run.path}"
-    )
-    if config["data"]["validate_on_test"]:
-        print(
-            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
-            "below are optimistic; they serve the comparison with report A only."
-        )
-
-
-@rank_zero_only
-def print_end(
-    classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: dict[str, float]
-) -> None:
-    """Print the per-class table, the run's figures, where everything lies and what to do next."""
-    tested = "test/accuracy" in metrics
-    split = classifier.test_metrics if tested else classifier.val_metrics
-    confusion = split.compute()["confusion"].cpu()
-    print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
-    print(classification_report(confusion, CLASS_NAMES))
-    for name in ("val", "test") if tested else ("val",):
-        accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
-        label = "validation" if name == "val" else "test"
-        print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
-    print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
-    print(f"{'total time':<12}{metrics['seconds']:.1f} s")
-    if "cuda/max_allocated_gib" in metrics:
-        allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
-        print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
-    print(
-        f"\nEverything lies in {run.path}\n"
-        f'  see the curves:   tensorboard --logdir "{run.path}"\n'
-        f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
-        f"({str(run.best_checkpoint)!r})"
-    )

@@ -19,7 +19,7 @@ LAYERS = [
     ["cnn", "transfer", "callbacks"],
     # runs
     ["run_directory", "schema", "report"],
-    ["config"],
+    ["config", "terminal"],
     # commands
     ["train"],
     ["__main__"],

@@ -1,0 +1,167 @@
+"""What a run shows in the terminal: first lines, a line per epoch above a bar, a last screen."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+from typing_extensions import override
+
+from fashion_lit.callbacks import TrainingSpeed
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.report import classification_report
+from fashion_lit.run_directory import RunDirectory
+
+
+@rank_zero_only
+def print_start(
+    name: str,
+    classifier: ImageClassifier,
+    datamodule: FashionMNISTDataModule,
+    trainer: L.Trainer,
+    run_dir: Path,
+) -> None:
+    """Print what is trained, on what, and where the run lies."""
+    num_parameters = sum(parameter.numel() for parameter in classifier.parameters())
+    device = trainer.strategy.root_device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if trainer.world_size > 1:
+        where = f"{trainer.world_size} x {where}"
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    print(
+        f"{name}, {num_parameters:,} parameters, on {where}{threads}, "
+        f"{trainer.precision}, seed {datamodule.seed}\nin {run_dir}"
+    )
+    if datamodule.validate_on_test:
+        print(
+            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
+            "below are optimistic; they serve the comparison with report A only."
+        )
+
+
+class TerminalTable(L.Callback):
+    """Prints one line per epoch, above a bar over the whole run with the time left.
+
+    Args:
+        speed: where the images per second come from; a callback that runs before this one.
+        show_bar: draw the bar, where standard error is a terminal.
+    """
+
+    HEADER = (
+        "epoch    train loss   acc %    val loss   acc %          lr   seconds  images/s\n"
+        "-----    ----------  ------    --------  ------    --------   -------  --------"
+    )
+
+    def __init__(self, speed: TrainingSpeed, *, show_bar: bool) -> None:
+        self.speed = speed
+        self.show_bar = show_bar
+        self._bar: tqdm | None = None
+        self._epoch_began = 0.0
+        self._validated = False  # in this epoch
+        self._is_best = False
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        print(self.HEADER, flush=True)
+        num_epochs = trainer.max_epochs or -1
+        self._bar = tqdm(
+            total=int(trainer.num_training_batches) * num_epochs if num_epochs > 0 else None,
+            initial=trainer.global_step,
+            disable=None if self.show_bar else True,  # None: no bar in files and pipes
+            unit="step",
+            mininterval=0.5,  # seconds
+            smoothing=0,  # so that the time left counts validation in
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_began = time.perf_counter()
+        self._validated = self._is_best = False
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {trainer.current_epoch + 1}", refresh=False)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        checkpoint = trainer.checkpoint_callback  # its turn to look at val/accuracy comes later
+        assert isinstance(checkpoint, ModelCheckpoint)
+        best = checkpoint.best_model_score
+        accuracy = trainer.callback_metrics["val/accuracy"]
+        self._validated, self._is_best = True, best is None or bool(accuracy > best)
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        train = pl_module.train_metrics.compute()  # on every rank: ranks add up their counts here
+        if not trainer.is_global_zero:
+            return
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        line = f"{epoch:<7}  {train['loss']:10.4f}  {100 * train['accuracy']:6.2f}    "
+        line += self._describe_validation(trainer)
+        line += f"    {lr:8.2e}  {time.perf_counter() - self._epoch_began:8.1f}"
+        line += f"  {self.speed.num_images / max(self.speed.seconds, 1e-9):8,.0f}"
+        tqdm.write(line + ("  best" if self._is_best else ""), file=sys.stdout)
+        sys.stdout.flush()
+
+    def _describe_validation(self, trainer: L.Trainer) -> str:
+        if not self._validated:
+            return f"{'-':>8}  {'-':>6}"
+        loss = float(trainer.callback_metrics["val/loss"])
+        return f"{loss:8.4f}  {100 * float(trainer.callback_metrics['val/accuracy']):6.2f}"
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@rank_zero_only
+def print_end(
+    classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: Mapping[str, float]
+) -> None:
+    """Print the per-class table, the run's figures, where everything lies and what to do next."""
+    tested = "test/accuracy" in metrics
+    split = classifier.test_metrics if tested else classifier.val_metrics
+    confusion = split.compute()["confusion"].cpu()
+    print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
+    print(classification_report(confusion, CLASS_NAMES))
+    for name in ("val", "test") if tested else ("val",):
+        accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
+        label = "validation" if name == "val" else "test"
+        print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
+    print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
+    print(f"{'total time':<12}{metrics['seconds']:.1f} s")
+    if "cuda/max_allocated_gib" in metrics:
+        allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
+        print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
+    print(
+        f"\nEverything lies in {run.path}\n"
+        f'  see the curves:   tensorboard --logdir "{run.path}"\n'
+        f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
+        f"({str(run.best_checkpoint)!r})"
+    )
