@@ -179,6 +179,9 @@ def explain(error: ValidationError, config: Config, schema: type[BaseModel]) -> 
     first = (unknown or complaints)[0]
     path, value = _locate(config, first["loc"])
     if unknown:
+        while isinstance(value, dict) and value:  # a misspelled group: name the setting in it
+            key, value = next(iter(value.items()))
+            path = f"{path}.{key}"
         key = path.removeprefix("trainer.")
         if path.startswith("trainer.") and key in OWN_TRAINER_KEYS:
             return f"`{path}` is set by fashion-lit itself; use {OWN_TRAINER_KEYS[key]} instead."
@@ -234,23 +237,24 @@ def _expectation(complaint: Mapping[str, Any]) -> str:
 
 
 def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """List the dotted paths of all settings of a schema."""
+    """List the dotted paths of all settings of a schema, without the groups that hold them."""
     for name, field in schema.model_fields.items():
-        yield prefix + name
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             yield from _key_paths(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
     """Return '; did you mean `…`?' for the choice most like `text`, or '' if none is like it.
 
-    The last part of a dotted path counts as much as the whole: `lr` is like `optimizer.lr`.
+    Of dotted paths the last part decides (`lr` is like `optimizer.lr`), then the whole.
     """
 
     def likeness(choice: str) -> float:
         last, choice_last = text.split(".")[-1], choice.split(".")[-1]
         whole = difflib.SequenceMatcher(None, text, choice).ratio()
-        return max(whole, difflib.SequenceMatcher(None, last, choice_last).ratio()) + whole / 100
+        return difflib.SequenceMatcher(None, last, choice_last).ratio() + whole / 100
 
     best = max(choices, key=likeness, default="")
     return f"; did you mean `{prefix}{best}`?" if best and likeness(best) > 0.6 else ""

@@ -35,7 +35,7 @@ def print_start(
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if trainer.world_size > 1:
         where = f"{trainer.world_size} x {where}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
     print(
         f"{name}, {num_parameters:,} parameters, on {where}{threads}, "
         f"{trainer.precision}, seed {datamodule.seed}\nin {run_dir}"

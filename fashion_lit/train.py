@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -59,7 +59,7 @@ from fashion_lit.terminal import TerminalTable, print_end, print_start
 
 
 class JobFailedError(Exception):
-    """A run has failed and has said so; a sweep goes on, the command exits with 1."""
+    """A job of a multirun has failed and has said so; the others go on, and the exit code is 1."""
 
 
 def main(arguments: list[str]) -> int:
@@ -87,6 +87,8 @@ def main(arguments: list[str]) -> int:
         return 2
     except JobFailedError:
         return 1
+    except SystemExit as stop:
+        return int(stop.code or 0)
     return 0
 
 
@@ -121,7 +123,7 @@ def run_job(composed: DictConfig) -> float:
         run = open_run_directory(Path(settings.runtime.output_dir), config)
     except UserError as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
-        raise JobFailedError from None
+        _fail(settings.mode)
     try:
         metrics = train(config, run)
     except SIGTERMException:
@@ -136,9 +138,16 @@ def run_job(composed: DictConfig) -> float:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         record_status(run, "failed", reason)
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        raise JobFailedError from None
+        _fail(settings.mode)
     record_status(run, "finished")
     return metrics["val/accuracy"]
+
+
+def _fail(mode: RunMode | None) -> NoReturn:
+    """End a single run's process; in a multirun, let Hydra go on with the next job."""
+    if mode == RunMode.MULTIRUN:
+        raise JobFailedError from None
+    sys.exit(1)
 
 
 def open_run_directory(path: Path, config: Config) -> RunDirectory:

@@ -24,6 +24,8 @@ BAD = [
     ("+foo=1", "Unknown setting `foo`; fashion-lit train --cfg job shows them all."),
     ("batch_size=64", "Unknown setting `batch_size`; did you mean `data.batch_size`?"),
     ("trainer.max_epoch=3", "did you mean `trainer.max_epochs`?"),
+    ("data=synthetic data.root=here", "Unknown setting `data.root`; fashion-lit train --cfg job"),
+    ("optimiser.lr=1", "Unknown setting `optimiser.lr`; did you mean `optimizer.lr`?"),
     ("model.network.dropout=1", "Unknown setting `model.network.dropout`"),
     ("data.batch_size=0", "Expected `data.batch_size` to be greater than 0, but got 0."),
     ("data.batch_size=1.5", "Expected `data.batch_size` to be a whole number, but got 1.5."),

@@ -208,7 +208,7 @@ def test_failure_is_recorded_with_its_reason(
     assert main([*small, *settings, f"run_dir={(tmp_path / 'run').as_posix()}"]) == 1
     error = capsys.readouterr().err
     assert "absent.pth cannot be read" in error
-    assert "Traceback" not in error
+    assert len(error.splitlines()) == 2
     status = RunDirectory(tmp_path / "run").status
     assert status["state"] == "failed"
     assert "absent.pth" in status["reason"]
@@ -234,9 +234,7 @@ def test_ctrl_c_marks_the_run_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fashion_lit.callbacks.ReportProgress.on_train_epoch_end", press_ctrl_c)
-    with pytest.raises(SystemExit) as caught:
-        main([*small, f"run_dir={(tmp_path / 'run').as_posix()}"])
-    assert caught.value.code == 130
+    assert main([*small, f"run_dir={(tmp_path / 'run').as_posix()}"]) == 130
     assert RunDirectory(tmp_path / "run").status["state"] == "interrupted"
 
 
