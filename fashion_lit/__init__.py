@@ -1,3 +1,3 @@
-"""fashion-lit: train, sweep, compare and resume Fashion-MNIST classifiers."""
+"""fashion-lit: train and sweep Fashion-MNIST classifiers."""
 
 __version__ = "0.1.0"

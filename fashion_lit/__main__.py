@@ -34,7 +34,7 @@ def main() -> None:
 def usage() -> str:
     """Return the help text: what each command does, and the first things to type."""
     commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
-    return f"""Train, sweep, compare and resume Fashion-MNIST classifiers.
+    return f"""Train and sweep Fashion-MNIST classifiers.
 
 usage: fashion-lit COMMAND [arguments]
 

@@ -69,11 +69,11 @@ def parse_override(text: str) -> Override:
     """Parse one `key=value`; raises UserError if it is none."""
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        detail = str(error).splitlines()[0]
+    except HydraException:
         raise UserError(
-            f"Expected an override of the form key=value, but got `{text}` ({detail}); values with "
-            "special characters need quotes."
+            f"Expected an override of the form key=value, but got `{text}`; special characters "
+            "need quotes of their own, as in 'run_dir=\"a=b\"', and lists are typed without "
+            "spaces, as in key=[1,2]."
         ) from None
 
 
@@ -90,7 +90,7 @@ def check_choices(group: str, override: Override) -> None:
         if value not in choices:
             raise UserError(
                 f"Expected `{group}` to be one of {', '.join(choices)}, but got {value!r}"
-                f"{did_you_mean(value, choices, f'{group}=')}."
+                f"{did_you_mean(value, choices, f'{group}=') or '.'}"
             )
 
 

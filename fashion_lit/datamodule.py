@@ -64,8 +64,8 @@ def check_val_size(val_size: int, num_train: int) -> None:
     """Raise UserError unless `val_size` leaves some of the `num_train` images to train on."""
     if val_size >= num_train:
         raise UserError(
-            f"Expected `data.val_size` to be smaller than the {num_train:,} training images, "
-            f"but got {val_size:,}; the default is 12,000 of 60,000."
+            f"Expected `data.val_size` to be smaller than the {num_train:,} training images that "
+            f"it is taken from, but got {val_size:,}."
         )
 
 

@@ -58,7 +58,7 @@ class RunDirectory:
         except FileExistsError:
             raise UserError(
                 f"{path} already holds a run, and no run is ever overwritten; choose another "
-                "run_dir, or sweep_name."
+                "run_dir (in a multirun, another sweep_name)."
             ) from None
         except OSError as error:
             raise UserError(

@@ -62,7 +62,8 @@ def run_schema(config: Config) -> type[BaseModel]:
     classifier_fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
     if classifier is CNNClassifier:
         network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
-        classifier_fields["network"] = (named_schema(keyword_fields(network)), ...)
+        network_fields = keyword_fields(network, positional_too=True)
+        classifier_fields["network"] = (named_schema(network_fields), ...)
     trainer_fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
     precisions = trainer_fields["precision"][0]
     trainer_fields["precision"] = (Literal["auto"] | precisions, ...)
@@ -102,22 +103,31 @@ def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
     if name not in choices:
         raise UserError(
             f"Expected `{path}.name` to be one of {', '.join(sorted(choices))}, but got {name!r}"
-            f"{did_you_mean(str(name), choices, f'{path}.name=')}."
+            f"{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
         )
     return str(name)
 
 
 def keyword_fields(
-    function: Callable[..., Any], *, exclude: Collection[str] = ()
+    function: Callable[..., Any], *, exclude: Collection[str] = (), positional_too: bool = False
 ) -> dict[str, tuple[Any, Any]]:
-    """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields."""
+    """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields.
+
+    With `positional_too`, of those that can be given by position or keyword as well.
+    """
     hints = get_type_hints(
         function.__init__ if inspect.isclass(function) else function, include_extras=True
     )
+    kinds = {inspect.Parameter.KEYWORD_ONLY}
+    if positional_too:
+        kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {
-        name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+        name: (
+            hints.get(name, Any),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in exclude
+        if parameter.kind in kinds and name not in exclude
     }
 
 
@@ -139,6 +149,12 @@ def check_combinations(config: Config) -> None:
     num_train = data.get("num_train", FashionMNIST.num_train)
     if not data["validate_on_test"]:
         check_val_size(data["val_size"], num_train)
+        num_train -= data["val_size"]
+    if data["batch_size"] > num_train:
+        raise UserError(
+            f"Expected `data.batch_size` to be at most the {num_train:,} images that are trained "
+            f"on, but got {data['batch_size']:,}."
+        )
     if config["scheduler"].get("warmup_epochs", 0) >= num_epochs:
         raise UserError(
             f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
@@ -185,8 +201,9 @@ def explain(error: ValidationError, config: Config, schema: type[BaseModel]) -> 
         key = path.removeprefix("trainer.")
         if path.startswith("trainer.") and key in OWN_TRAINER_KEYS:
             return f"`{path}` is set by fashion-lit itself; use {OWN_TRAINER_KEYS[key]} instead."
-        hint = did_you_mean(path, list(_key_paths(schema)))
-        return f"Unknown setting `{path}`{hint or '; fashion-lit train --cfg job shows them all'}."
+        paths = list(_key_paths(schema))
+        hint = did_you_mean(path, paths) or _siblings(path, paths)
+        return f"Unknown setting `{path}`{hint}"
     expected = [_expectation(c) for c in complaints if _locate(config, c["loc"])[0] == path]
     expectation = " or ".join(dict.fromkeys(expected))
     if first["type"] == "missing":
@@ -245,10 +262,20 @@ def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
+def _siblings(path: str, paths: Sequence[str]) -> str:
+    """Return '; `group` has …' with the settings beside `path`, if they are few."""
+    group = path.rpartition(".")[0]
+    names = [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == group]
+    if not group or not 0 < len(names) <= 15:
+        return "; fashion-lit train --cfg job shows them all."
+    return f"; `{group}` has {', '.join(sorted(names))}."
+
+
 def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
     """Return '; did you mean `…`?' for the choice most like `text`, or '' if none is like it.
 
-    Of dotted paths the last part decides (`lr` is like `optimizer.lr`), then the whole.
+    It ends the sentence. Of dotted paths the last part decides (`lr` is like `optimizer.lr`), then
+    the whole.
     """
 
     def likeness(choice: str) -> float:

@@ -165,3 +165,10 @@ def print_end(
         f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
         f"({str(run.best_checkpoint)!r})"
     )
+
+
+def print_sweep_end(sweep_dir: Path) -> None:
+    """Print where a multirun lies and what to do next; nothing if it never began."""
+    if sweep_dir.is_dir():
+        sweep_dir = sweep_dir.absolute()
+        print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')

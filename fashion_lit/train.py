@@ -55,7 +55,7 @@ from fashion_lit.quiet import silence_known_messages
 from fashion_lit.report import confusion_matrix_figure
 from fashion_lit.run_directory import RunDirectory, State
 from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, check, keyword_fields
-from fashion_lit.terminal import TerminalTable, print_end, print_start
+from fashion_lit.terminal import TerminalTable, print_end, print_start, print_sweep_end
 
 
 class JobFailedError(Exception):
@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
     setbase("1.3")
+    jobs: list[Config] = []
     try:
         args.overrides = prepare_overrides(args.overrides)
         if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
                 check(job)
             check_mode(args.overrides, jobs, multirun=args.multirun)
             if args.multirun:
-                args.overrides.append(name_jobs(args.overrides))
+                args.overrides += [name_jobs(args.overrides), f"sweep_name={jobs[0]['sweep_name']}"]
         _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
@@ -89,6 +90,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except SystemExit as stop:
         return int(stop.code or 0)
+    finally:
+        if jobs and args.multirun:
+            print_sweep_end(Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"]))
     return 0
 
 
@@ -123,7 +127,7 @@ def run_job(composed: DictConfig) -> float:
         run = open_run_directory(Path(settings.runtime.output_dir), config)
     except UserError as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
-        _fail(settings.mode)
+        _fail(settings.mode, code=2)
     try:
         metrics = train(config, run)
     except SIGTERMException:
@@ -138,16 +142,16 @@ def run_job(composed: DictConfig) -> float:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         record_status(run, "failed", reason)
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        _fail(settings.mode)
+        _fail(settings.mode, code=1)
     record_status(run, "finished")
     return metrics["val/accuracy"]
 
 
-def _fail(mode: RunMode | None) -> NoReturn:
+def _fail(mode: RunMode | None, *, code: int) -> NoReturn:
     """End a single run's process; in a multirun, let Hydra go on with the next job."""
     if mode == RunMode.MULTIRUN:
         raise JobFailedError from None
-    sys.exit(1)
+    sys.exit(code)
 
 
 def open_run_directory(path: Path, config: Config) -> RunDirectory:

@@ -67,7 +67,7 @@ def test_split_shares_any_size_to_the_nearest_image(val_size: int) -> None:
 
 
 def test_val_size_must_leave_images_to_train_on() -> None:
-    with pytest.raises(UserError, match=r"`data.val_size` to be smaller than the 300 .* got 300;"):
+    with pytest.raises(UserError, match=r"`data.val_size` to be smaller than the 300 .* got 300\."):
         build(val_size=300)
 
 

@@ -1,10 +1,16 @@
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from fashion_lit import networks
+from fashion_lit.errors import UserError
 from fashion_lit.networks.fast_cnn import FastCNN
 from fashion_lit.networks.report_cnn import ReportCNN
+from fashion_lit.schema import keyword_fields
 
 
 def test_report_cnn_has_2493514_parameters() -> None:
@@ -42,3 +48,21 @@ def test_networks_take_any_image_size(network: nn.Module, image_size: int) -> No
 def test_a_network_is_found_by_its_file_name() -> None:
     assert networks.network_class("report_cnn") is ReportCNN
     assert set(networks.NAMES) >= {"fast_cnn", "report_cnn"}
+
+
+def test_a_new_network_needs_one_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_net.py").write_text(
+        "from torch import nn\n"
+        "class Block(nn.Linear): pass\n"
+        "class MyNet(nn.Sequential):\n"
+        "    def __init__(self, width: int = 8, depth=1): super().__init__(Block(width, 10))\n"
+    )
+    (tmp_path / "empty_net.py").write_text("from torch.nn import Linear\n")
+    monkeypatch.setattr(networks, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "fashion_lit.networks.my_net", raising=False)
+    network = networks.network_class("my_net")
+    assert network.__name__ == "MyNet"
+    fields = keyword_fields(network, positional_too=True)
+    assert fields == {"width": (int, 8), "depth": (Any, 1)}
+    with pytest.raises(UserError, match=r"empty_net\.py to define a network, .* defines none"):
+        networks.network_class("empty_net")

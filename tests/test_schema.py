@@ -24,7 +24,7 @@ BAD = [
     ("+foo=1", "Unknown setting `foo`; fashion-lit train --cfg job shows them all."),
     ("batch_size=64", "Unknown setting `batch_size`; did you mean `data.batch_size`?"),
     ("trainer.max_epoch=3", "did you mean `trainer.max_epochs`?"),
-    ("data=synthetic data.root=here", "Unknown setting `data.root`; fashion-lit train --cfg job"),
+    ("data=synthetic data.root=here", "`data.root`; `data` has batch_size, device, drawing_seed, e"),
     ("optimiser.lr=1", "Unknown setting `optimiser.lr`; did you mean `optimizer.lr`?"),
     ("model.network.dropout=1", "Unknown setting `model.network.dropout`"),
     ("data.batch_size=0", "Expected `data.batch_size` to be greater than 0, but got 0."),
@@ -35,7 +35,7 @@ BAD = [
     ("optimizer.lr=true", "Expected `optimizer.lr` to be a number, but got True."),
     ("optimizer.lr=null", "Expected `optimizer.lr` to be a number, but got None."),
     ("data.val_size=60000", "Expected `data.val_size` to be smaller than the 60,000 training "
-     "images, but got 60,000; the default is 12,000 of 60,000."),
+     "images that it is taken from, but got 60,000."),
     ("trainer.max_epochs=abc", "Expected `trainer.max_epochs` to be a whole number, but got 'abc'"),
     ("trainer.max_epochs=0", "Expected `trainer.max_epochs` to be greater than 0, but got 0."),
     ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
@@ -44,6 +44,9 @@ BAD = [
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
     ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
     ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or"),
+    ("data=synthetic data.batch_size=5001", "to be at most the 5,000 images that are trained on"),
+    ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; `optimizer` "
+     "has betas, decay_norms_and_biases, fused, lr, name, weight_decay."),
     ("seed=-1", "Expected `seed` to be at least 0, but got -1."),
     ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
     ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),

@@ -196,7 +196,7 @@ def test_tensorboard_holds_curves_classes_images_and_hyperparameters(
 def test_a_used_run_dir_is_refused(finished_run: RunDirectory, small: list[str],
                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     before = finished_run.metrics
-    assert main([*small, f"run_dir={finished_run.path.as_posix()}", "seed=1"]) == 1
+    assert main([*small, f"run_dir={finished_run.path.as_posix()}", "seed=1"]) == 2
     assert "already holds a run, and no run is ever overwritten" in capsys.readouterr().err
     assert finished_run.metrics == before
 

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from fashion_lit.augment import Probability
 from fashion_lit.fashion_mnist import NUM_CLASSES
 
-__all__ = ["ReportCNN"]
-
 
 def double_convolution(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
     """Two 3x3 convolutions, then half the height and width."""
