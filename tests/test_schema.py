@@ -24,7 +24,7 @@ BAD = [
     ("+foo=1", "Unknown setting `foo`; fashion-lit train --cfg job shows them all."),
     ("batch_size=64", "Unknown setting `batch_size`; did you mean `data.batch_size`?"),
     ("trainer.max_epoch=3", "did you mean `trainer.max_epochs`?"),
-    ("data=synthetic data.root=here", "`data.root`; `data` has batch_size, device, drawing_seed, e"),
+    ("data=synthetic data.root=here", "`data.root`; `data` has batch_size, device, drawing_seed"),
     ("optimiser.lr=1", "Unknown setting `optimiser.lr`; did you mean `optimizer.lr`?"),
     ("model.network.dropout=1", "Unknown setting `model.network.dropout`"),
     ("data.batch_size=0", "Expected `data.batch_size` to be greater than 0, but got 0."),
