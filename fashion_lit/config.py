@@ -48,13 +48,16 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     return prepared
 
 
-def name_jobs(overrides: Sequence[str]) -> str:
-    """Return the override that makes Hydra name jobs by what varies between them."""
+def name_jobs(overrides: Sequence[str], sweep_name: str) -> list[str]:
+    """Return the overrides that make Hydra name a sweep, and its jobs by what varies among them."""
     parsed = [parse_override(text) for text in overrides]
     varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
     constant = {override.key_or_group for override in parsed} - varied
     keys = ",".join(f"'{key}'" for key in sorted(constant))
-    return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+    names = [f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"]
+    if "sweep_name" not in constant:
+        names.append(f"sweep_name={sweep_name}")  # the time stamp of the first composition
+    return names
 
 
 def job_name(overrides: str) -> str:

@@ -170,5 +170,4 @@ def print_end(
 def print_sweep_end(sweep_dir: Path) -> None:
     """Print where a multirun lies and what to do next; nothing if it never began."""
     if sweep_dir.is_dir():
-        sweep_dir = sweep_dir.absolute()
         print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')

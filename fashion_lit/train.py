@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
     setbase("1.3")
-    jobs: list[Config] = []
+    sweep_dir: Path | None = None
     try:
         args.overrides = prepare_overrides(args.overrides)
         if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
@@ -81,7 +81,8 @@ def main(arguments: list[str]) -> int:
                 check(job)
             check_mode(args.overrides, jobs, multirun=args.multirun)
             if args.multirun:
-                args.overrides += [name_jobs(args.overrides), f"sweep_name={jobs[0]['sweep_name']}"]
+                args.overrides += name_jobs(args.overrides, jobs[0]["sweep_name"])
+                sweep_dir = Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"])
         _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
@@ -91,8 +92,8 @@ def main(arguments: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:
-        if jobs and args.multirun:
-            print_sweep_end(Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"]))
+        if sweep_dir:
+            print_sweep_end(sweep_dir.absolute())
     return 0
 
 
