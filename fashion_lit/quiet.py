@@ -27,6 +27,10 @@ WARNINGS = (
     r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`",
     # Lightning's own affair with torch's pytree.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # Said of debug=overfit, whose batches repeat as they should.
+    r"You requested to overfit but enabled train dataloader shuffling",
+    # Said of model.freeze_backbone, whose batch statistics stay as they are.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
     # Every rank evaluates its own share of every image, exactly once.
     r"Using `DistributedSampler` with the dataloaders",
 )
