@@ -44,22 +44,25 @@ class RunDirectory:
         Raises UserError if the directory holds anything, or if it cannot be written.
         """
         run = cls(path)
+        taken = UserError(
+            f"{path} already holds a run, and no run is ever overwritten; choose another run_dir "
+            "(in a multirun, another sweep_name)."
+        )
         try:
             path.mkdir(parents=True, exist_ok=True)
             if run.config_file.exists():
-                raise FileExistsError
+                raise taken
             if any(path.iterdir()):
                 raise UserError(
                     f"Expected `run_dir` to be a new or empty directory, but {path} holds other "
                     "files; choose another."
                 )
-            with run.config_file.open("x", encoding="utf-8") as file:  # exactly one process wins
+            try:
+                file = run.config_file.open("x", encoding="utf-8")  # exactly one process wins
+            except FileExistsError:
+                raise taken from None
+            with file:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        except FileExistsError:
-            raise UserError(
-                f"{path} already holds a run, and no run is ever overwritten; choose another "
-                "run_dir (in a multirun, another sweep_name)."
-            ) from None
         except OSError as error:
             raise UserError(
                 f"Expected a run directory that can be written, but {path} cannot "

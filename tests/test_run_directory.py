@@ -1,4 +1,3 @@
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,11 +38,11 @@ def test_exactly_one_of_many_processes_wins(tmp_path: Path) -> None:
         assert sum(pool.map(claim, range(32))) == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="directories are not read-only on Windows")
-def test_unwritable_place_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_unwritable_place_is_named(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Expected a run directory that can be written, but"):
-        RunDirectory.create(tmp_path / "file" / "run", {"seed": 0})
+        RunDirectory.create(tmp_path / place, {"seed": 0})
 
 
 def test_status_keeps_its_progress(tmp_path: Path) -> None:
