@@ -28,7 +28,11 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    sys.exit(import_module(COMMANDS[command][0]).main(arguments))
+    try:
+        module = import_module(COMMANDS[command][0])
+    except KeyboardInterrupt:  # torch takes seconds to import
+        sys.exit(130)
+    sys.exit(module.main(arguments))
 
 
 def usage() -> str:

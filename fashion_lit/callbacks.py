@@ -1,4 +1,4 @@
-"""Callbacks and logger of every run: keyed dropout, progress, speed, TensorBoard."""
+"""Callbacks and logger of every run: keyed dropout, speed, TensorBoard."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from fashion_lit.classifier import ImageClassifier
 from fashion_lit.randomness import seed_default_generators
 
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
+EVENT_FILES = "events.out.tfevents.*"
 BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
 CUSTOM_SCALARS = {
     "Overview": {
@@ -33,10 +34,21 @@ CUSTOM_SCALARS = {
 
 
 class RunLogger(TensorBoardLogger):
-    """Writes TensorBoard events into the run directory itself, and nothing beside them."""
+    """Writes TensorBoard events into the run directory itself, and nothing beside them.
+
+    Args:
+        run_dir: the run directory; events of the run's earlier processes may be there.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
+        self.run_dir = run_dir
+        self.goes_on = any(run_dir.glob(EVENT_FILES))
+
+    def flush(self) -> dict[str, int]:
+        """Write out all events; returns the event files' names and sizes in bytes."""
+        self.save()
+        return {path.name: path.stat().st_size for path in self.run_dir.glob(EVENT_FILES)}
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -68,18 +80,6 @@ class KeyedDropout(L.Callback):
         seed_default_generators(self.seed, DROPOUT_STREAM, *keys)
 
 
-class ReportProgress(L.Callback):
-    """Calls `report(epoch, step)` after every epoch, with the number of both that are done."""
-
-    def __init__(self, report: Callable[[int, int], None]) -> None:
-        self.report = report
-
-    @override
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.report(trainer.current_epoch + 1, trainer.global_step)
-
-
 class TrainingSpeed(L.Callback):
     """Logs train/images_per_second of every epoch, over all ranks, validation left out."""
 
@@ -89,7 +89,14 @@ class TrainingSpeed(L.Callback):
         self._since = 0.0
 
     @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start_clock()  # a run that goes on in mid-epoch starts no epoch
+
+    @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start_clock()
+
+    def _start_clock(self) -> None:
         self.num_images, self.seconds, self._since = 0, 0.0, time.perf_counter()
 
     @override
@@ -142,7 +149,9 @@ class TensorBoardPages(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        assert isinstance(trainer.logger, RunLogger)
+        self._last_point = trainer.global_step
+        if not trainer.is_global_zero or trainer.logger.goes_on:
             return
         writer = _writer(trainer)
         writer.add_custom_scalars(CUSTOM_SCALARS)
@@ -162,7 +171,7 @@ class TensorBoardPages(L.Callback):
     ) -> None:
         num_steps = trainer.global_step
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        due = (num_steps - 1) % every == 0 and num_steps != self._last_point
+        due = every > 0 and (num_steps - 1) % every == 0 and num_steps != self._last_point
         if not due or not trainer.is_global_zero:
             return
         self._last_point = num_steps  # gradient accumulation: several batches are one step

@@ -99,6 +99,26 @@ class ImageClassifier(L.LightningModule):
         metrics.update(logits, labels, loss)
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's running training metrics, of every rank."""
+        ranks = self.trainer.world_size
+        checkpoint["train_metrics"] = {
+            name: self.all_gather(value).reshape(ranks, *value.shape).cpu()  # type: ignore[union-attr]
+            for name, value in self.train_metrics.totals().items()
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with a checkpoint's running training metrics."""
+        if "train_metrics" not in checkpoint or self._trainer is None:
+            return
+        totals = checkpoint["train_metrics"]
+        if len(totals["loss_sum"]) == self.trainer.world_size:
+            mine = {name: values[self.trainer.global_rank] for name, values in totals.items()}
+        else:  # another number of ranks: the first takes it all
+            share = 1 if self.trainer.is_global_zero else 0
+            mine = {name: values.sum(0) * share for name, values in totals.items()}
+        self.train_metrics.restore(mine)
+
     def on_validation_epoch_start(self) -> None:
         """Start the validation metrics anew."""
         self.val_metrics.reset()

@@ -6,8 +6,10 @@
 `schema.check` then tells whether a run can be built from them.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -37,8 +39,7 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     for text in overrides:
         override = parse_override(text)
         key = override.get_key_element().lstrip("+~")
-        is_group = "." not in key and (CONF_DIR / key).is_dir()
-        if is_group and not override.is_delete():
+        if is_group(key) and not override.is_delete():
             check_choices(key, override)
             prepared.append(text.lstrip("+"))
         elif override.is_delete() or "/" in key or "@" in key:
@@ -48,12 +49,17 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     return prepared
 
 
+def is_group(key: str) -> bool:
+    """Whether `key` names a group of conf/, whose value is one of its files."""
+    return "." not in key and (CONF_DIR / key).is_dir()
+
+
 def name_jobs(overrides: Sequence[str], sweep_name: str) -> list[str]:
     """Return the overrides that make Hydra name a sweep, and its jobs by what varies among them."""
     parsed = [parse_override(text) for text in overrides]
     varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
     constant = {override.key_or_group for override in parsed} - varied
-    keys = ",".join(f"'{key}'" for key in sorted(constant))
+    keys = ",".join(f"'{key}'" for key in sorted(constant | {"sweep_name"}))
     names = [f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"]
     if "sweep_name" not in constant:
         names.append(f"sweep_name={sweep_name}")  # the time stamp of the first composition
@@ -155,3 +161,52 @@ def model_name(config: Config) -> str:
     """Return the network's name, "fast_cnn" or "resnet18"."""
     model = config["model"]
     return model["network"]["name"] if "network" in model else model["backbone"]
+
+
+def differences(recorded: Any, wanted: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return {dotted key: (recorded value, wanted value)} wherever the two differ."""
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in {**recorded, **wanted}:
+            inner = f"{path}.{key}" if path else str(key)
+            found |= differences(recorded.get(key, "absent"), wanted.get(key, "absent"), inner)
+        return found
+    return {} if recorded == wanted else {path: (recorded, wanted)}
+
+
+def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:
+    """Return the recorded settings with what the command line says on top of them.
+
+    A command that chooses groups (model=, experiment=) describes a whole run, so it is taken whole.
+
+    Args:
+        recorded: of a run or a checkpoint.
+        overrides: as `prepare_overrides` returns them.
+        composed: what they mean for a run of its own.
+    """
+    keys = [parse_override(text).key_or_group for text in overrides]
+    if any(is_group(key) for key in keys):
+        return {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
+    amended = copy.deepcopy(recorded)
+    for key in keys:
+        if key.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
+            _set(amended, key, _look_up(composed, key))
+    return amended
+
+
+def _look_up(config: Config, path: str) -> Any:
+    node: Any = config
+    for key in path.split("."):
+        node = node[key] if isinstance(node, dict) and key in node else "absent"
+    return copy.deepcopy(node)
+
+
+def _set(config: Config, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node = config
+    for key in parents:
+        node = node.setdefault(key, {})
+    if value == "absent":
+        node.pop(last, None)
+    else:
+        node[last] = value

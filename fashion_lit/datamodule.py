@@ -7,7 +7,7 @@ augmentation, conversion, normalisation and resizing run on the whole batch, on 
 """
 
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import numpy as np
@@ -85,6 +85,9 @@ def to_input(images: Tensor, *, num_channels: int, image_size: int, normalize: b
 class TrainBatches:
     """One epoch of augmented training batches; its order and draws depend on (seed, epoch) alone.
 
+    An epoch that was stopped begins where it was left, at the data module's `position`; its length
+    stays that of the whole epoch, as Lightning expects.
+
     Under DDP each rank draws its own share, of equal size, without padding: at most num_ranks - 1
     images sit out an epoch. So does a last batch of one image, which batch normalisation rejects.
     """
@@ -110,19 +113,22 @@ class TrainBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
-        self.epoch = 0 if self.same_every_epoch else epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return -(-self.num_images // self.datamodule.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.datamodule
+        drawn_epoch = 0 if self.same_every_epoch else self.epoch
         order = torch.randperm(
-            len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, self.epoch)
+            len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, drawn_epoch)
         )
         share = data.train_indices[order[self.rank :: self.num_ranks][: self.num_images]]
-        for step, indices in enumerate(share.split(data.batch_size)):
-            keys = (data.seed, AUGMENT_STREAM, self.epoch, step, self.rank)
+        current_epoch, batches_done = data.position
+        first = batches_done if current_epoch == self.epoch else 0
+        for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
+            keys = (data.seed, AUGMENT_STREAM, drawn_epoch, step, self.rank)
             indices = indices.to(data.tensor_device, non_blocking=True)
             images = data.train.images[indices]
             if data.augment:
@@ -215,6 +221,16 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.tensor_device = torch.device("cpu")
+        self.position = (0, 0)  # epochs done, and batches done of the next; kept in checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position; everything else follows from the arguments."""
+        return {"position": list(self.position)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a checkpoint's position. Unlike a loader's, this state is restored in time."""
+        epochs_done, batches_done = state_dict["position"]
+        self.position = (epochs_done, batches_done)
 
     def prepare_data(self) -> None:
         """Fetch missing files, in one process per machine."""

@@ -4,6 +4,7 @@
 per-class precision, recall and F1 all follow from the confusion matrix at the epoch's end.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -78,3 +79,14 @@ class ClassificationMetrics(Metric):
             "accuracy": self.confusion.trace() / num_images,
             "confusion": self.confusion,
         }
+
+    def totals(self) -> dict[str, Tensor]:
+        """Return what was added so far on this rank: "confusion" (C, C) and "loss_sum" ()."""
+        return {"confusion": self.confusion, "loss_sum": self.loss_sum}
+
+    def restore(self, totals: Mapping[str, Tensor]) -> None:
+        """Go on from `totals` of an earlier process."""
+        self.reset()
+        self.confusion += totals["confusion"].to(self.confusion.device)
+        self.loss_sum += totals["loss_sum"].to(self.loss_sum.device)
+        self._update_count = 1  # else `compute` warns that nothing was added

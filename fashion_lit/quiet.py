@@ -15,6 +15,7 @@ MESSAGES = (
     "`Trainer.fit` stopped: `max_epochs=",  # the table shows it
     "`Trainer(limit_",  # repeats what the user has just typed
     "Restoring states from the checkpoint path",
+    "Restored all states from the checkpoint",
     "Loaded model weights from the checkpoint",
 )
 # Warnings (regular expressions on their beginning).
@@ -31,6 +32,9 @@ WARNINGS = (
     r"You requested to overfit but enabled train dataloader shuffling",
     # Said of model.freeze_backbone, whose batch statistics stay as they are.
     r"Found \d+ module\(s\) in eval mode at the start of training",
+    # A run that goes on finds its own checkpoints, and goes on where it was, in mid-epoch too.
+    r"Checkpoint directory .* exists and is not empty",
+    r"You're resuming from a checkpoint that ended before the epoch ended",
     # Every rank evaluates its own share of every image, exactly once.
     r"Using `DistributedSampler` with the dataloaders",
 )

@@ -1,22 +1,29 @@
 """A run is a directory: its configuration, status, metrics and checkpoints.
 
-    run = RunDirectory.create(Path("runs/first"), config)
-    run.write_status("running")
-    run.write_metrics({"val/accuracy": 0.94})
+    run = RunDirectory(Path("runs/first"))
+    with run.lock():
+        run.create(config)
+        run.write_status("running")
+        run.write_metrics({"val/accuracy": 0.94})
 
 It knows files only, not how they come about.
 """
 
 import json
 import os
-import uuid
-from collections.abc import Mapping
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from fashion_lit.callbacks import EVENT_FILES
 from fashion_lit.errors import UserError
+from fashion_lit.files import PART_PATTERN, write_atomically
 
 State = Literal["running", "interrupted", "failed", "finished"]
 
@@ -33,48 +40,80 @@ class RunDirectory:
         self.config_file = path / "config.yaml"
         self.status_file = path / "status.json"
         self.metrics_file = path / "metrics.json"
+        self.lock_file = path / ".lock"
         self.checkpoint_dir = path / "checkpoints"
         self.best_checkpoint = self.checkpoint_dir / "best.ckpt"
         self.last_checkpoint = self.checkpoint_dir / "last.ckpt"
+        self.previous_checkpoint = (
+            self.checkpoint_dir / "previous.ckpt"
+        )  # the last one's forerunner
 
-    @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> Self:
-        """Claim a new or empty directory and record the resolved configuration in it, once.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process out of the directory, which is made if it is missing.
 
-        Raises UserError if the directory holds anything, or if it cannot be written.
+        The lock is the operating system's, so it ends with its process, however that ends. Raises
+        UserError if another process has it, or if the directory holds what is no run.
         """
-        run = cls(path)
-        taken = UserError(
-            f"{path} already holds a run, and no run is ever overwritten; choose another run_dir "
-            "(in a multirun, another sweep_name)."
-        )
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if run.config_file.exists():
-                raise taken
-            if any(path.iterdir()):
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = [p for p in self.path.iterdir() if p != self.lock_file]
+            if foreign and not self.config_file.exists():
                 raise UserError(
-                    f"Expected `run_dir` to be a new or empty directory, but {path} holds other "
-                    "files; choose another."
+                    f"Expected `run_dir` to be a new or empty directory, or a run's, but "
+                    f"{self.path} holds other files; choose another."
                 )
-            try:
-                file = run.config_file.open("x", encoding="utf-8")  # exactly one process wins
-            except FileExistsError:
-                raise taken from None
-            with file:
-                file.write(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        except OSError as error:
+            lock = FileLock(self.lock_file, timeout=0)
+            lock.acquire()
+        except Timeout:
             raise UserError(
-                f"Expected a run directory that can be written, but {path} cannot "
-                f"({error.strerror}); choose another by run_dir= or output_root=."
+                f"Expected a run that nobody trains, but {self._holder()} is training in "
+                f"{self.path}; wait for it, or stop it."
             ) from None
-        return run
+        except (OSError, NotImplementedError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it offers no file locks"
+            raise UserError(
+                f"Expected a run directory that can be written, but {self.path} cannot "
+                f"({reason}); choose another by run_dir= or output_root=."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _holder(self) -> str:
+        status = self.status
+        return f"process {status.get('process', '?')} on {status.get('host', 'an unknown host')}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config_file.exists()
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Record the resolved configuration of a new run; call it under the lock."""
+        assert not self.exists, "a run's configuration is written once"
+        self.write_config(config)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Record the configuration."""
+        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The recorded configuration."""
-        config = OmegaConf.to_container(OmegaConf.load(self.config_file))
-        assert isinstance(config, dict)
+        """The recorded configuration; raises UserError if it cannot be read."""
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(self.config_file))
+        except Exception as error:
+            raise UserError(
+                f"Expected the settings of a run in {self.config_file}, but they cannot be read "
+                f"({str(error).splitlines()[0]}); choose another run_dir."
+            ) from None
+        if not isinstance(config, dict) or not config:
+            raise UserError(
+                f"Expected the settings of a run in {self.config_file}, but it holds none; choose "
+                "another run_dir."
+            )
         return {str(key): value for key, value in config.items()}
 
     @property
@@ -84,35 +123,51 @@ class RunDirectory:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The recorded status: "state", "epoch" and "step" that are done, "reason"."""
+        """The recorded status, or {}: "state", "epoch" and "step" that are done, "reason"; where.
+
+        "host" and "process" say who trains, or trained last.
+        """
+        if not self.status_file.exists():
+            return {}
         return json.loads(self.status_file.read_text(encoding="utf-8"))
 
     def write_status(
         self, state: State, *, epoch: int | None = None, step: int | None = None, reason: str = ""
     ) -> None:
         """Record the state; epoch and step stay as they were unless given."""
-        before = self.status if self.status_file.exists() else {"epoch": 0, "step": 0}
+        before = self.status
         status = {
             "state": state,
-            "epoch": before["epoch"] if epoch is None else epoch,
-            "step": before["step"] if step is None else step,
+            "epoch": before.get("epoch", 0) if epoch is None else epoch,
+            "step": before.get("step", 0) if step is None else step,
             "reason": reason,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
         }
-        write_atomically(self.status_file, json.dumps(status, indent=2))
+        write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record the metrics."""
-        write_atomically(self.metrics_file, json.dumps(dict(metrics), indent=2))
+        write_atomically(self.metrics_file, json.dumps(dict(metrics), indent=2) + "\n")
 
+    def rewind(self, event_files: Mapping[str, int]) -> None:
+        """Cut what was written after a checkpoint: it will be written again, the same.
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`; whoever reads finds the old text or the new one."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        Args:
+            event_files: TensorBoard's files and their sizes in bytes at that moment.
+        """
+        for path in self.path.rglob(PART_PATTERN):
+            path.unlink()
+        for path in self.path.glob(EVENT_FILES):
+            if path.name not in event_files:
+                path.unlink()
+            elif path.stat().st_size > event_files[path.name]:
+                os.truncate(path, event_files[path.name])
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run."""
+        text = self.path.as_posix()
+        plain = all(c.isalnum() or c in "/._-:~" for c in text)
+        override = f"run_dir={text}" if plain else f'run_dir="{text}"'
+        return f"fashion-lit train {shlex.quote(override)}"

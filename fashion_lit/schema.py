@@ -11,7 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
 
 import lightning as L
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
 
 from fashion_lit.augment import Augment
 from fashion_lit.cnn import CNNClassifier
@@ -21,6 +28,7 @@ from fashion_lit.fashion_mnist import FashionMNIST
 from fashion_lit.networks import NAMES as NETWORK_NAMES
 from fashion_lit.networks import network_class
 from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.restart_points import RestartPoints
 from fashion_lit.synthetic import SyntheticGarments
 from fashion_lit.transfer import TransferClassifier
 
@@ -39,6 +47,7 @@ OWN_TRAINER_KEYS = {
     "plugins": "precision=, trainer.strategy=",
     "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
 }
+OWN_POINTS_KEYS = {"config", "signals", "record", "on_save"}
 Config = dict[str, Any]
 
 
@@ -71,6 +80,9 @@ def run_schema(config: Config) -> type[BaseModel]:
     return object_schema(
         seed=(int, Field(ge=0, lt=2**32)),
         test=(bool, ...),
+        checkpoint=(object_schema(**keyword_fields(RestartPoints, exclude=OWN_POINTS_KEYS)), ...),
+        early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
+        ckpt_path=(str | None, ...),
         output_root=(str, ...),
         run_dir=(str, ...),
         sweep_name=(str, ...),

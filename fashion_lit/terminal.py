@@ -18,6 +18,8 @@ from fashion_lit.classifier import ImageClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.report import classification_report
+from fashion_lit.restart_points import environment
+from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
 
 
@@ -47,6 +49,22 @@ def print_start(
         )
 
 
+@rank_zero_only
+def print_restart(restart: Restart, trainer: L.Trainer) -> None:
+    """Say where a run goes on, and what has changed since that its exactness depends on."""
+    if restart.checkpoint is None:
+        return
+    print(f"from {restart.checkpoint}")
+    before, now = restart.record["environment"], environment(trainer)
+    changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now]
+    changed = [text for key, text in zip(now, changed, strict=True) if before.get(key) != now[key]]
+    if changed:
+        print(
+            f"Changed since: {'; '.join(changed)}. Training goes on, but its figures will not "
+            "equal to the bit those of a run that was never stopped."
+        )
+
+
 class TerminalTable(L.Callback):
     """Prints one line per epoch, above a bar over the whole run with the time left.
 
@@ -70,6 +88,7 @@ class TerminalTable(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_began = time.perf_counter()  # a run that goes on in mid-epoch starts no epoch
         if not trainer.is_global_zero:
             return
         print(self.HEADER, flush=True)
@@ -140,6 +159,19 @@ class TerminalTable(L.Callback):
             self._bar = None
 
 
+def print_finished(run: RunDirectory) -> None:
+    """Say that a run has nothing left to do, and what came out."""
+    print(f"The run in {run.path} is finished.")
+    _print_figures(run.metrics)
+
+
+def _print_figures(metrics: Mapping[str, float]) -> None:
+    for name, label in (("val", "validation"), ("test", "test")):
+        if f"{name}/accuracy" in metrics:
+            accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
+            print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
+
+
 @rank_zero_only
 def print_end(
     classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: Mapping[str, float]
@@ -150,10 +182,7 @@ def print_end(
     confusion = split.compute()["confusion"].cpu()
     print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
     print(classification_report(confusion, CLASS_NAMES))
-    for name in ("val", "test") if tested else ("val",):
-        accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
-        label = "validation" if name == "val" else "test"
-        print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
+    _print_figures(metrics)
     print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
     print(f"{'total time':<12}{metrics['seconds']:.1f} s")
     if "cuda/max_allocated_gib" in metrics:

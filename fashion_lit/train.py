@@ -1,18 +1,21 @@
 """Train, validate and test one classifier, or a multirun of them; leave a run directory each.
 
     fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
+    fashion-lit train run_dir=runs/2026-11-22_14-03-07-123456_report_cnn  # go on with this one
     fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
 
-To read: `run_job` handles one run's fate, `train` is the run.
+To read: `run_job` and `carry_out` handle one run's fate, `train` is the run.
 """
 
+import argparse
 import os
+import shlex
 import sys
-import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import lightning as L
 import torch
@@ -21,25 +24,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import setbase
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from fashion_lit.augment import Augment
-from fashion_lit.callbacks import (
-    KeyedDropout,
-    ReportProgress,
-    RunLogger,
-    TensorBoardPages,
-    TrainingSpeed,
-)
-from fashion_lit.classifier import ImageClassifier
+from fashion_lit.build import build_classifier, build_datamodule, build_trainer
+from fashion_lit.callbacks import RunLogger
 from fashion_lit.config import (
     CONF_DIR,
     LOCATION_KEYS,
     compose_jobs,
-    flatten,
     job_name,
     model_name,
     name_jobs,
@@ -47,15 +40,27 @@ from fashion_lit.config import (
     prepare_overrides,
     to_plain,
 )
-from fashion_lit.datamodule import FashionMNISTDataModule
-from fashion_lit.device import choose_precision, peak_memory, resolve_accelerator
+from fashion_lit.device import peak_memory
 from fashion_lit.errors import UserError
-from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.quiet import silence_known_messages
-from fashion_lit.report import confusion_matrix_figure
+from fashion_lit.resuming import (
+    CHECKPOINT_VARIABLE,
+    Restart,
+    open_run,
+    settle_config,
+    sound_best,
+    told_restart,
+)
 from fashion_lit.run_directory import RunDirectory, State
-from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, check, keyword_fields
-from fashion_lit.terminal import TerminalTable, print_end, print_start, print_sweep_end
+from fashion_lit.schema import Config, check
+from fashion_lit.stopping import Stopped, StopSignals
+from fashion_lit.terminal import (
+    print_end,
+    print_finished,
+    print_restart,
+    print_start,
+    print_sweep_end,
+)
 
 
 class JobFailedError(Exception):
@@ -66,35 +71,68 @@ def main(arguments: list[str]) -> int:
     """Run `fashion-lit train ARGUMENTS`.
 
     Returns the exit code: 0, all done; 1, a run failed; 2, the configuration is wrong and nothing
-    was built. A stopped run exits with 130 (Ctrl-C) or 143 (SIGTERM).
+    was built; 128 + the signal's number, it was stopped (130 for Ctrl-C, 143 for SIGTERM).
     """
     parser = get_args_parser()
     args = parser.parse_args(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
     setbase("1.3")
-    sweep_dir: Path | None = None
     try:
-        args.overrides = prepare_overrides(args.overrides)
-        if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
-            jobs = compose_jobs(args.overrides, multirun=args.multirun)
-            for job in jobs:
-                check(job)
-            check_mode(args.overrides, jobs, multirun=args.multirun)
-            if args.multirun:
-                args.overrides += name_jobs(args.overrides, jobs[0]["sweep_name"])
-                sweep_dir = Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"])
-        _run_hydra(args, parser, run_job, config_path=str(CONF_DIR), config_name="train")
+        with StopSignals() as signals:
+            return launch(args, parser, arguments, signals)
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
         return 2
     except JobFailedError:
         return 1
+    except Stopped as stop:
+        # Lightning kills the first process of a run when another one ends with an error.
+        return stop.exit_code if is_first_process() else 0
     except SystemExit as stop:
         return int(stop.code or 0)
+
+
+def launch(
+    args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    signals: StopSignals,
+) -> int:
+    """Check all configurations of a command, then let Hydra start its jobs; returns 0."""
+    args.overrides = prepare_overrides(args.overrides)
+    config: Config | None = None  # of a single run; a multirun has one for each job
+    sweep_dir: Path | None = None
+    if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
+        jobs = compose_jobs(args.overrides, multirun=args.multirun)
+        if args.multirun:
+            for job in jobs:
+                check(job)
+            args.overrides += name_jobs(args.overrides, jobs[0]["sweep_name"])
+            sweep_dir = Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"]).absolute()
+        else:
+            config, more = settle_config(jobs[0], args.overrides)
+            args.overrides += more
+        check_mode(args.overrides, jobs, multirun=args.multirun)
+
+    def task(composed: DictConfig) -> float:
+        return run_job(composed, config, signals)
+
+    try:
+        _run_hydra(args, parser, task, config_path=str(CONF_DIR), config_name="train")
+    except Stopped:
+        if sweep_dir:
+            print(f"To continue the sweep: {sweep_command(arguments, sweep_dir.name)}")
+        raise
     finally:
         if sweep_dir:
-            print_sweep_end(sweep_dir.absolute())
+            print_sweep_end(sweep_dir)
     return 0
+
+
+def sweep_command(arguments: Sequence[str], name: str) -> str:
+    """Return the command that goes on with a sweep."""
+    given = [text for text in arguments if not text.startswith("sweep_name=")]
+    return shlex.join(["fashion-lit", "train", *given, f"sweep_name={name}"])
 
 
 def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bool) -> None:
@@ -115,36 +153,56 @@ def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bo
         )
 
 
-def run_job(composed: DictConfig) -> float:
+def run_job(composed: DictConfig, config: Config | None, signals: StopSignals) -> float:
     """Do what Hydra asks for: one run, in the directory it chose; returns its val/accuracy."""
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         name = job_name(settings.job.override_dirname)
         print(f"\n=== job {settings.job.num + 1}: {name}", flush=True)
-    config = to_plain(composed)
     try:
-        check(config)
-        config = {key: value for key, value in config.items() if key not in LOCATION_KEYS}
-        run = open_run_directory(Path(settings.runtime.output_dir), config)
+        if config is None:
+            config = to_plain(composed)
+            check(config)
+            config = {key: value for key, value in config.items() if key not in LOCATION_KEYS}
+        run = RunDirectory(Path(settings.runtime.output_dir))
+        if not is_first_process():  # a process of a run that another one has opened
+            return train(config, run, told_restart(run, config), signals)["val/accuracy"]
+        with run.lock():
+            return carry_out(config, run, signals, settings.mode)
     except UserError as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
         _fail(settings.mode, code=2)
+
+
+def carry_out(
+    config: Config, run: RunDirectory, signals: StopSignals, mode: RunMode | None
+) -> float:
+    """Begin a run or go on with it, and record how it ends; returns its val/accuracy."""
+    restart = open_run(run, config)
+    if restart is None:
+        print_finished(run)
+        return run.metrics["val/accuracy"]
+    os.environ[CHECKPOINT_VARIABLE] = str(restart.checkpoint or "")
     try:
-        metrics = train(config, run)
-    except SIGTERMException:
-        record_status(run, "interrupted", "SIGTERM")
-        sys.exit(143)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        record_status(run, "interrupted", "Ctrl-C")
-        sys.exit(130)
+        metrics = train(config, run, restart, signals)
+    except Stopped as stop:
+        record_status(run, "interrupted", stop.name)
+        status = run.status
+        print(
+            f"\nStopped by {stop.name} after {status['epoch']} whole epochs and "
+            f"{status['step']:,} steps. To continue:\n  {run.resume_command}",
+            flush=True,
+        )
+        raise
     except Exception as error:
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = describe(error)
         record_status(run, "failed", reason)
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        _fail(settings.mode, code=1)
+        _fail(mode, code=1)
+    finally:
+        signals.wait_for_a_good_moment = False
     record_status(run, "finished")
+    run.previous_checkpoint.unlink(missing_ok=True)  # it has served
     return metrics["val/accuracy"]
 
 
@@ -155,112 +213,59 @@ def _fail(mode: RunMode | None, *, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def open_run_directory(path: Path, config: Config) -> RunDirectory:
-    """Claim the directory in the first process of a run; the others of DDP only use it."""
-    if getattr(rank_zero_only, "rank", 0):
-        return RunDirectory(path)
-    run = RunDirectory.create(path, config)
-    run.write_status("running")
-    return run
+def describe(error: Exception) -> str:
+    """Say in one sentence why a run failed; what nobody expected shows its traceback as well."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'while a file of the run was written'}."
+    traceback.print_exc()
+    return f"{type(error).__name__}: {error}"
 
 
-@rank_zero_only
 def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
-    """Write the run's last status, from one process."""
-    run.write_status(state, reason=reason)
+    """Write the run's last status, if that is still possible."""
+    with suppress(OSError):  # on a full disk the reason stands on the screen
+        run.write_status(state, reason=reason)
 
 
-def train(config: Config, run: RunDirectory) -> dict[str, float]:
+def is_first_process() -> bool:
+    """Whether this process is rank 0 of its run."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def train(
+    config: Config, run: RunDirectory, restart: Restart, signals: StopSignals
+) -> dict[str, float]:
     """Fit, validate the best checkpoint, test it once if `test`, record; returns the metrics."""
-    began = time.perf_counter()
     silence_known_messages()
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     datamodule = build_datamodule(config, classifier)
-    trainer = build_trainer(config, run)
+    trainer, points = build_trainer(config, run, restart, signals)
     print_start(model_name(config), classifier, datamodule, trainer, run.path)
+    print_restart(restart, trainer)
 
-    trainer.fit(classifier, datamodule)
+    trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
 
-    best = str(run.best_checkpoint)
-    trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False)
+    best = sound_best(run)
+    trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
     metrics |= scalars(trainer, "val/")
     metrics["best_epoch"] = torch.load(best, weights_only=True)["epoch"] + 1
     if config["test"]:
-        trainer.test(classifier, datamodule, ckpt_path=best, verbose=False)
+        trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= scalars(trainer, "test/")
 
-    metrics["seconds"] = time.perf_counter() - began
+    metrics["seconds"] = points.seconds
     if trainer.is_global_zero:
         assert isinstance(trainer.logger, RunLogger)
         trainer.logger.experiment.close()
         run.write_metrics(metrics)
         print_end(classifier, trainer, run, metrics)
     return metrics
-
-
-def build_classifier(config: Config) -> ImageClassifier:
-    """Build the classifier that `model.name` chooses."""
-    arguments = dict(config["model"])
-    classifier = CLASSIFIERS[arguments.pop("name")]
-    return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
-
-
-def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
-    """Build the data module over the images that `data.name` chooses; reads nothing yet."""
-    arguments = dict(config["data"])
-    source = SOURCES[arguments.pop("name")]
-    source_arguments = {k: arguments.pop(k) for k in keyword_fields(source) if k in arguments}
-    return FashionMNISTDataModule(
-        source(**source_arguments),
-        **arguments,
-        num_channels=classifier.num_channels,
-        augment=Augment(**config["augment"]),
-        seed=config["seed"],
-    )
-
-
-def build_trainer(config: Config, run: RunDirectory) -> L.Trainer:
-    """Build Lightning's Trainer with everything that a run writes and shows."""
-    arguments: dict[str, Any] = dict(config["trainer"])
-    device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
-    precision, notice = choose_precision(arguments.pop("precision"), device_type)
-    if notice:
-        rank_zero_only(print)(notice)
-    show_bar = arguments.pop("enable_progress_bar", True)
-    speed = TrainingSpeed()
-    return L.Trainer(
-        **arguments,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        enable_progress_bar=False,  # TerminalTable has a bar of its own
-        default_root_dir=run.path,
-        logger=RunLogger(run.path),
-        enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
-        use_distributed_sampler=False,  # every rank draws its own share already
-        callbacks=[
-            KeyedDropout(config["seed"]),
-            speed,
-            TerminalTable(speed, show_bar=show_bar),
-            TensorBoardPages(flatten(config), lambda c: confusion_matrix_figure(c, CLASS_NAMES)),
-            ModelCheckpoint(
-                run.checkpoint_dir,
-                filename=run.best_checkpoint.stem,
-                monitor="val/accuracy",
-                mode="max",
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            ),
-            # `save_last` would write the last checkpoint only together with a new best one
-            ModelCheckpoint(
-                run.checkpoint_dir,
-                filename=run.last_checkpoint.stem,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            ),
-            ReportProgress(lambda epoch, step: run.write_status("running", epoch=epoch, step=step)),
-        ],
-    )
 
 
 def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:

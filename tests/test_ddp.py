@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,35 @@ def test_ranks_train_one_model_in_one_run_directory(
     assert all(torch.isfinite(value).all() for value in state.values())
     alone = evaluate(result.best_checkpoint, 1)  # the same weights on one process
     assert alone["test/accuracy"] == result.metrics["test/accuracy"]
+
+
+def test_stopped_ranks_go_on_together(tmp_path: Path, small: list[str]) -> None:
+    settings = [*small, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=3"]
+    settings += ["scheduler=plateau", "checkpoint.every_steps=1", "data.num_train=1300"]
+    whole, stopped = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "stopped")
+    command = [sys.executable, "-m", "fashion_lit", "train"]
+    run(*command, *settings, f"run_dir={whole.path.as_posix()}")
+
+    place = f"run_dir={stopped.path.as_posix()}"
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(
+        [*command, *settings, place],
+        env=ENVIRONMENT,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    while not stopped.previous_checkpoint.exists():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every rank, at no common step
+    assert process.wait(timeout=120) == 130, (tmp_path / "log").read_text()
+    assert stopped.status["state"] == "interrupted"
+    assert stopped.status["step"] < whole.status["step"]
+
+    run(*command, place)
+    weights = [torch.load(r.last_checkpoint)["state_dict"] for r in (stopped, whole)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    clocks = ("seconds", "train/images_per_second")
+    for name, value in whole.metrics.items():
+        assert name in clocks or stopped.metrics[name] == value, name

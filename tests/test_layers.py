@@ -10,16 +10,20 @@ import fashion_lit
 PACKAGE = Path(fashion_lit.__file__).parent
 LAYERS = [
     # tensors
-    ["__init__", "errors"],
+    ["__init__", "errors", "files", "stopping"],
     ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
     ["datamodule"],
     ["classifier"],
-    ["cnn", "transfer", "callbacks"],
+    ["cnn", "transfer", "callbacks", "checkpoints"],
+    ["restart_points"],
     # runs
     ["run_directory", "schema", "report"],
-    ["config", "terminal"],
+    ["config"],
+    ["resuming"],
+    ["terminal"],
+    ["build"],
     # commands
     ["train"],
     ["__main__"],

@@ -1,60 +1,104 @@
-from concurrent.futures import ThreadPoolExecutor
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fashion_lit.errors import UserError
-from fashion_lit.run_directory import RunDirectory, write_atomically
+from fashion_lit.run_directory import RunDirectory
 
 
-def test_configuration_is_recorded_once_and_read_back(tmp_path: Path) -> None:
+def test_configuration_is_recorded_and_read_back(tmp_path: Path) -> None:
     config = {"seed": 0, "optimizer": {"lr": 1e-05, "betas": [0.9, 0.999]}, "model": {"w": None}}
-    run = RunDirectory.create(tmp_path / "a" / "run", config)
+    run = RunDirectory(tmp_path / "a" / "run")
+    with run.lock():
+        assert not run.exists
+        run.create(config)
+    assert run.exists
     assert run.config == config
-
-
-def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
-    RunDirectory.create(tmp_path / "run", {"seed": 0})
-    with pytest.raises(UserError, match="already holds a run, and no run is ever overwritten"):
-        RunDirectory.create(tmp_path / "run", {"seed": 1})
-    assert RunDirectory(tmp_path / "run").config == {"seed": 0}
 
 
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"new or empty directory, but .* holds other files"):
-        RunDirectory.create(tmp_path, {"seed": 0})
+    with (
+        pytest.raises(UserError, match=r"new or empty directory, or a run's, but .* other files"),
+        RunDirectory(tmp_path).lock(),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_exactly_one_of_many_processes_wins(tmp_path: Path) -> None:
-    def claim(seed: int) -> bool:
-        try:
-            RunDirectory.create(tmp_path / "run", {"seed": seed})
-        except UserError:
-            return False
-        return True
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "\x00"])
+def test_unreadable_configuration_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"settings of a run in .*config\.yaml, but"):
+        _ = RunDirectory(tmp_path).config
 
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(claim, range(32))) == 1
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fashion_lit.run_directory import RunDirectory
+run = RunDirectory(Path(sys.argv[1]))
+with run.lock():
+    run.create({"seed": 0})
+    run.write_status("running")
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    command = [sys.executable, "-c", HOLDER, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        message = rf"but process {holder.pid} on .* is training in .*run; wait for it, or stop it"
+        with pytest.raises(UserError, match=message), run.lock():
+            pass
+        holder.kill()
+    with run.lock():  # no trace of the killed process is in the way
+        assert run.status["state"] == "running"
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
 def test_unwritable_place_is_named(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="Expected a run directory that can be written, but"):
-        RunDirectory.create(tmp_path / place, {"seed": 0})
+    with (
+        pytest.raises(UserError, match="Expected a run directory that can be written, but"),
+        RunDirectory(tmp_path / place).lock(),
+    ):
+        pass
 
 
 def test_status_keeps_its_progress(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", {"seed": 0})
+    run = RunDirectory(tmp_path)
+    assert run.status == {}
     run.write_status("running", epoch=3, step=120)
     run.write_status("failed", reason="out of memory")
-    assert run.status == {"state": "failed", "epoch": 3, "step": 120, "reason": "out of memory"}
+    progress = {"state": "failed", "epoch": 3, "step": 120, "reason": "out of memory"}
+    assert progress.items() <= run.status.items()
+    assert run.status.keys() - progress.keys() == {"host", "process"}
+    assert json.loads(run.status_file.read_text()) == run.status
 
 
-def test_write_atomically_leaves_no_temporary_file(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    write_atomically(path, "one")
-    write_atomically(path, "two")
-    assert path.read_text() == "two\n"
-    assert list(tmp_path.iterdir()) == [path]
+def test_rewind_cuts_what_was_written_after_a_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("1.host", "2.host"):
+        (tmp_path / f"events.out.tfevents.{name}").write_bytes(b"0123456789")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt.ab12.part").touch()
+    run.rewind({"events.out.tfevents.1.host": 4})
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {"events.out.tfevents.1.host": b"0123"}
+    assert not list(run.checkpoint_dir.iterdir())
+
+
+def test_resume_command_can_be_typed(tmp_path: Path) -> None:
+    assert RunDirectory(Path("runs/a_b-c")).resume_command == (
+        "fashion-lit train run_dir=runs/a_b-c"
+    )
+    odd = RunDirectory(Path("my runs/lr=0.1,x"))
+    assert odd.resume_command == """fashion-lit train 'run_dir="my runs/lr=0.1,x"'"""

@@ -1,0 +1,235 @@
+"""The callback that saves where a run can go on, and stops it when asked to."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import PositiveFloat, PositiveInt
+from typing_extensions import override
+
+from fashion_lit.callbacks import RunLogger
+from fashion_lit.checkpoints import RECORD, restart_loops
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.errors import UserError
+from fashion_lit.stopping import Stopped, StopSignals
+
+
+class RestartPoints(L.Callback):
+    """Saves the last checkpoint at every epoch's end, every so often, and when asked to stop.
+
+    Args:
+        path: the last checkpoint.
+        config: recorded in every checkpoint, plain values.
+        signals: may ask for a stop.
+        every_minutes: at most this long between two checkpoints.
+        every_steps: also after this many optimizer steps, or None.
+        record: what the checkpoint that the run goes on from keeps under RECORD, or {}.
+        on_save: called with the epochs and steps that are done, in the first process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        signals: StopSignals,
+        every_minutes: PositiveFloat,
+        every_steps: PositiveInt | None,
+        record: Mapping[str, Any],
+        on_save: Callable[[int, int], None],
+    ) -> None:
+        self.path = path
+        self.config = dict(config)
+        self.signals = signals
+        self.every_seconds = 60 * every_minutes
+        self.every_steps = every_steps
+        self.record = record
+        self.on_save = on_save
+        self.began = time.perf_counter() - record.get("seconds", 0.0)
+        self._validation_due = False
+        self._stopped_early = False
+        self._saved_at = time.perf_counter()
+        self._saved_step = -1
+        self._goes_on = bool(record)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, in all its processes."""
+        return time.perf_counter() - self.began
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.callback_metrics.update(self.record.get("metrics", {}))
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        self.signals.listen()
+        self.signals.wait_for_a_good_moment = True
+        if self.record.get("stopped_early", False):
+            trainer.should_stop = True
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stand_at(trainer, trainer.current_epoch, 0)
+        stop = self._is_stop_wanted(trainer)
+        if trainer.global_step != self._saved_step or stop:
+            self._save(trainer, stop=stop)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._stand_at(trainer, trainer.current_epoch, batch_idx)
+        if self._goes_on:
+            # Lightning's counter for the loggers misses or adds a step after some restarts.
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._goes_on = False
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # gradients of half a step are not saved
+        stop = self._is_stop_wanted(trainer)
+        if stop or self._is_save_due(trainer):
+            self._save(trainer, stop=stop)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if every and trainer.global_step % every == 0:
+            check_finite(trainer)  # waits for the device, so not at every step
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        check_finite(trainer)  # before a best checkpoint is made of it
+        batches_done = trainer.fit_loop.batch_idx + 1
+        self._stand_at(trainer, trainer.current_epoch, batches_done, validation_due=True)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self._is_stop_wanted(trainer):
+            self._save(trainer, stop=True)
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The epoch is whole now; Lightning would skip the plateau schedule in a restarted one.
+        trainer.fit_loop.restarting = False
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.wait_for_a_good_moment = False
+        self._stand_at(trainer, trainer.current_epoch, 0)
+        self._stopped_early = trainer.should_stop
+        self._save(trainer, stop=self._is_stop_wanted(trainer))
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        epochs_done, batches_done = _datamodule(trainer).position
+        checkpoint["loops"] = restart_loops(
+            checkpoint["loops"], epochs_done, batches_done, validation_due=self._validation_due
+        )
+        metrics = {k: v.detach().cpu().clone() for k, v in trainer.callback_metrics.items()}
+        checkpoint[RECORD] = {
+            "config": self.config,
+            "epochs_done": epochs_done,
+            "environment": environment(trainer),
+            "metrics": metrics,
+            "seconds": self.seconds,
+            "stopped_early": self._stopped_early,
+            "event_files": trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {},
+        }
+
+    def _stand_at(
+        self, trainer: L.Trainer, epoch: int, batches_done: int, *, validation_due: bool = False
+    ) -> None:
+        _datamodule(trainer).position = (epoch, batches_done)
+        self._validation_due = validation_due
+
+    def _is_stop_wanted(self, trainer: L.Trainer) -> bool:
+        return _on_any_rank(trainer, self.signals.received is not None)
+
+    def _is_save_due(self, trainer: L.Trainer) -> bool:
+        num_new_steps = trainer.global_step - self._saved_step
+        if num_new_steps == 0:
+            return False
+        late = time.perf_counter() - self._saved_at >= self.every_seconds
+        often = self.every_steps is not None and num_new_steps >= self.every_steps
+        return _on_any_rank(trainer, late or often)
+
+    def _save(self, trainer: L.Trainer, *, stop: bool) -> None:
+        check_finite(trainer)
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_at, self._saved_step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero:
+            self.on_save(trainer.current_epoch, trainer.global_step)
+        if stop:
+            raise Stopped(self.signals.received or 2)
+
+
+def check_finite(trainer: L.Trainer) -> None:
+    """Raise UserError if a loss of this epoch, or a parameter, is NaN or infinite; waits once."""
+    classifier = trainer.lightning_module
+    assert isinstance(classifier, ImageClassifier)
+    sums = [classifier.train_metrics.loss_sum, *(p.detach().sum() for p in classifier.parameters())]
+    if not torch.stack([torch.as_tensor(s).float() for s in sums]).isfinite().all():
+        raise NotFiniteError(trainer)
+
+
+class NotFiniteError(UserError):
+    """The loss or the weights are NaN or infinite."""
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        super().__init__(
+            f"Expected finite losses and weights, but got NaN or infinity by step "
+            f"{trainer.global_step} (epoch {trainer.current_epoch + 1}); nothing was saved of it. "
+            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use precision=fp32."
+        )
+
+
+def environment(trainer: L.Trainer) -> dict[str, str]:
+    """Return what a bit-exact result depends on beside configuration and seed, in words."""
+    device = trainer.strategy.root_device
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "processes": str(trainer.world_size),
+        "precision": str(trainer.precision),
+        "torch": str(torch.__version__),
+        "lightning": L.__version__,
+    }
+
+
+def _on_any_rank(trainer: L.Trainer, flag: bool) -> bool:
+    if trainer.world_size == 1:
+        return flag
+    return trainer.strategy.reduce_boolean_decision(flag, all=False)
+
+
+def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:
+    datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(datamodule, FashionMNISTDataModule)
+    return datamodule

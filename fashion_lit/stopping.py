@@ -1,0 +1,70 @@
+"""Ctrl-C, SIGTERM and a cluster's warning: finish the step, save, and leave with an honest code.
+
+with StopSignals() as signals:
+    signals.wait_for_a_good_moment = True  # from now on, whoever trains asks `signals.received`
+"""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+# SIGHUP: the terminal was closed. SIGUSR1, SIGUSR2: SLURM's warning (sbatch --signal=USR1@60).
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+NOTICE = b"\nStopping after this step, to save it; press Ctrl-C again to end at once.\n"
+
+
+class Stopped(BaseException):
+    """The process was asked to stop. Not an Exception: no handler of errors should swallow it.
+
+    Args:
+        number: the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        self.exit_code = 128 + number  # the shells' convention: 130 for Ctrl-C, 143 for SIGTERM
+        super().__init__(self.name)
+
+
+class StopSignals:
+    """Turns the first signal into a wish while training runs, and any other into `Stopped`.
+
+    Signals that somebody else handles or ignores (nohup, a launcher) are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.wait_for_a_good_moment = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for name in NAMES:
+                number = getattr(signal, name, None)  # Windows has the first two only
+                ours = (signal.SIG_DFL, signal.default_int_handler)
+                if number is not None and signal.getsignal(number) in ours:
+                    self._before[number] = signal.getsignal(number)
+            self.listen()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Install the handlers, again where Lightning has put its own in front of them."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None or not self.wait_for_a_good_moment:
+            raise Stopped(number)
+        self.received = number
+        os.write(2, NOTICE)  # print is not safe in the middle of another print
