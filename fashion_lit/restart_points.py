@@ -133,7 +133,7 @@ class RestartPoints(L.Callback):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # The epoch is whole now; Lightning would skip the plateau schedule in a restarted one.
-        trainer.fit_loop.restarting = False
+        trainer.fit_loop._restarting = False
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,6 +1,6 @@
 """A run that was killed again and again ends as if it had never been stopped, to the bit.
 
-The long version, 24 kills over six runs, takes about eight minutes: pytest -m long -s
+The long version, 35 kills over seven runs, takes about eight minutes: pytest -m long -s
 """
 
 import os
@@ -160,6 +160,8 @@ LONG = {
                             "precision=bf16"],
     "cnn-accumulate-half-epochs": [*CNN, "precision=fp32", "trainer.accumulate_grad_batches=2",
                                    "trainer.val_check_interval=0.5", "checkpoint.every_steps=1"],
+    "cnn-max_steps-step": [*CNN, "precision=fp32", "trainer.max_steps=27", "scheduler=step",
+                           "scheduler.step_size=1", "checkpoint.every_steps=3"],
 }  # fmt: skip
 
 
