@@ -27,6 +27,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 OPTIONAL_GROUPS = ("experiment", "debug")
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name")  # where a run lies, not what it is
+PLACES = ("data.root", "data.mirrors", *LOCATION_KEYS)
 
 
 def prepare_overrides(overrides: Sequence[str]) -> list[str]:
@@ -145,14 +146,14 @@ def to_plain(config: DictConfig) -> Config:
 def flatten(config: Config, prefix: str = "") -> dict[str, float | str]:
     """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard: numbers stay numbers, the rest is text.
 
-    Where the data lies is left out: it says nothing of a run.
+    Where the data lies and when checkpoints are written is left out: it says nothing of a run.
     """
     flat: dict[str, float | str] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict):
             flat |= flatten(value, f"{path}.")
-        elif path not in ("data.root", "data.mirrors", *LOCATION_KEYS):
+        elif path not in PLACES and prefix != "checkpoint.":
             flat[path] = value if isinstance(value, bool | int | float) else str(value)
     return flat
 

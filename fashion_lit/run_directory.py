@@ -57,7 +57,8 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            foreign = [p for p in self.path.iterdir() if p != self.lock_file]
+            files = [p for p in self.path.iterdir() if not p.match(PART_PATTERN)]
+            foreign = [p for p in files if p != self.lock_file]
             if foreign and not self.config_file.exists():
                 raise UserError(
                     f"Expected `run_dir` to be a new or empty directory, or a run's, but "

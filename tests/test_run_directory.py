@@ -29,6 +29,13 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_kill_before_the_first_file_leaves_room_for_a_new_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml.12ab.part").write_text("seed")
+    run = RunDirectory(tmp_path)
+    with run.lock():
+        assert not run.exists
+
+
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "\x00"])
 def test_unreadable_configuration_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
