@@ -154,6 +154,7 @@ class RestartPoints(L.Callback):
         checkpoint[RECORD] = {
             "config": self.config,
             "epochs_done": epochs_done,
+            "steps_done": trainer.global_step,
             "environment": environment(trainer),
             "metrics": metrics,
             "seconds": self.seconds,

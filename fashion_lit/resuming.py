@@ -248,7 +248,8 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
 
 def departure(record: dict[str, Any]) -> dict[str, Any]:
     """Return what a new run takes from another run's checkpoint: not its clock, nor its end."""
-    return {key: record[key] for key in ("metrics", "environment")}
+    kept = ("metrics", "environment", "epochs_done", "steps_done")
+    return {key: record[key] for key in kept}
 
 
 def told_restart(run: RunDirectory, config: Config) -> Restart:

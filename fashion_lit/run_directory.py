@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,4 +172,9 @@ class RunDirectory:
         text = self.path.as_posix()
         plain = all(c.isalnum() or c in "/._-:~" for c in text)
         override = f"run_dir={text}" if plain else f'run_dir="{text}"'
-        return f"fashion-lit train {shlex.quote(override)}"
+        return quote_command("fashion-lit", "train", override)
+
+
+def quote_command(*words: str) -> str:
+    """Return the words as one line that can be typed, in this system's shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -54,7 +54,9 @@ def print_restart(restart: Restart, trainer: L.Trainer) -> None:
     """Say where a run goes on, and what has changed since that its exactness depends on."""
     if restart.checkpoint is None:
         return
-    print(f"from {restart.checkpoint}")
+    epochs, steps = restart.record["epochs_done"], restart.record["steps_done"]
+    verb = "goes on" if restart.same_run else "starts"
+    print(f"{verb} after {epochs} whole epochs and {steps:,} steps, from {restart.checkpoint}")
     before, now = restart.record["environment"], environment(trainer)
     changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now]
     changed = [text for key, text in zip(now, changed, strict=True) if before.get(key) != now[key]]

@@ -9,7 +9,6 @@ To read: `run_job` and `carry_out` handle one run's fate, `train` is the run.
 
 import argparse
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ from fashion_lit.resuming import (
     sound_best,
     told_restart,
 )
-from fashion_lit.run_directory import RunDirectory, State
+from fashion_lit.run_directory import RunDirectory, State, quote_command
 from fashion_lit.schema import Config, check
 from fashion_lit.stopping import Stopped, StopSignals
 from fashion_lit.terminal import (
@@ -132,7 +131,7 @@ def launch(
 def sweep_command(arguments: Sequence[str], name: str) -> str:
     """Return the command that goes on with a sweep."""
     given = [text for text in arguments if not text.startswith("sweep_name=")]
-    return shlex.join(["fashion-lit", "train", *given, f"sweep_name={name}"])
+    return quote_command("fashion-lit", "train", *given, f"sweep_name={name}")
 
 
 def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bool) -> None:

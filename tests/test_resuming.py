@@ -299,5 +299,6 @@ def test_changed_environment_is_told(
     torch.save(checkpoint, copied_run.last_checkpoint)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
     out = capsys.readouterr().out
+    assert "goes on after 2 whole epochs and 8 steps, from " in out
     assert "Changed since: threads was 96, is " in out
     assert "will not equal to the bit" in out
