@@ -1,10 +1,12 @@
 """Small drawn data, a finished run, and the real files where the data module finds them."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fashion_lit import stopping
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import MIRRORS, FashionMNIST
 from fashion_lit.run_directory import RunDirectory
@@ -22,6 +24,19 @@ SMALL = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> Iterator[None]:
+    """Undo what nohup and background shells make tests inherit: ignored signals."""
+    ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
+    stops = [s for s in ignored if signal.Signals(s).name in stopping.NAMES]
+    for number in stops:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+    yield
+    for number in stops:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")
