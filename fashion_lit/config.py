@@ -26,6 +26,7 @@ from fashion_lit.schema import Config, did_you_mean
 _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 OPTIONAL_GROUPS = ("experiment", "debug")
+SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name")  # where a run lies, not what it is
 PLACES = ("data.root", "data.mirrors", *LOCATION_KEYS)
 
@@ -37,7 +38,7 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     sees and judges them all: any argument of the Trainer may be set without `+`.
     """
     prepared = []
-    for text in overrides:
+    for text in expand_sweep(overrides):
         override = parse_override(text)
         key = override.get_key_element().lstrip("+~")
         if is_group(key) and not override.is_delete():
@@ -50,29 +51,24 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     return prepared
 
 
+def expand_sweep(overrides: Sequence[str]) -> list[str]:
+    """Replace sweep=NAME by what conf/sweep/NAME.yaml holds; what is typed beside it comes first.
+
+    Raises UserError for a NAME that has no file.
+    """
+    chosen = [text for text in overrides if text.startswith(f"{SWEEP}=")]
+    typed = [text for text in overrides if text not in chosen]
+    keys = {parse_override(text).key_or_group for text in typed}
+    for text in chosen:
+        check_choices(SWEEP, parse_override(text))
+        settings = OmegaConf.load(CONF_DIR / SWEEP / f"{text.partition('=')[2]}.yaml")
+        typed += [f"{key}={value}" for key, value in settings.items() if key not in keys]
+    return typed
+
+
 def is_group(key: str) -> bool:
     """Whether `key` names a group of conf/, whose value is one of its files."""
     return "." not in key and (CONF_DIR / key).is_dir()
-
-
-def name_jobs(overrides: Sequence[str], sweep_name: str) -> list[str]:
-    """Return the overrides that make Hydra name a sweep, and its jobs by what varies among them."""
-    parsed = [parse_override(text) for text in overrides]
-    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    constant = {override.key_or_group for override in parsed} - varied
-    keys = ",".join(f"'{key}'" for key in sorted(constant | {"sweep_name"}))
-    names = [f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"]
-    if "sweep_name" not in constant:
-        names.append(f"sweep_name={sweep_name}")  # the time stamp of the first composition
-    return names
-
-
-def job_name(overrides: str) -> str:
-    """Turn Hydra's "++optimizer.lr=0.1,model=fast_cnn" into the name of one folder."""
-    return overrides.replace("+", "").replace("/", "_").replace("\\", "_") or "job"
-
-
-OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def parse_override(text: str) -> Override:
@@ -120,12 +116,18 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
                 f"`{text}` holds several values; add -m to run each of them, or write "
                 f"'{key}=[{values}]' if it is one list."
             )
-    jobs = BasicSweeper.split_arguments(parsed, None)[0] if multirun else [list(overrides)]
+    jobs = split_jobs(overrides) if multirun else [list(overrides)]
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return [_compose_job(job) for job in jobs]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(f"{error}".split())) from None
+
+
+def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a multirun: the product of all `key=a,b`."""
+    parsed = [parse_override(text) for text in overrides]
+    return BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def _compose_job(overrides: list[str]) -> Config:

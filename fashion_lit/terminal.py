@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,17 @@ def print_end(
     )
 
 
-def print_sweep_end(sweep_dir: Path) -> None:
-    """Print where a multirun lies and what to do next; nothing if it never began."""
-    if sweep_dir.is_dir():
-        print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')
+def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
+    """Print how each job of a multirun stands, the best first, and where they lie."""
+    lines = []
+    for run in runs:
+        status = run.status if run.exists else {"state": "not begun"}
+        state = str(status["state"])
+        accuracy = run.metrics["val/accuracy"] if state == "finished" else -1.0
+        told = f"{100 * accuracy:6.2f}" if state == "finished" else f"{'-':>6}"
+        reason = f"  {status['reason']}" if status.get("reason") else ""
+        lines.append((accuracy, f"{told}  {state:<11}  {run.path.name}{reason}"))
+    print("\nval acc %  state        job")
+    for _, line in sorted(lines, key=lambda item: -item[0]):
+        print(f"   {line}")
+    print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')

@@ -14,14 +14,12 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 import lightning as L
 import torch
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from hydra.version import setbase
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -30,14 +28,11 @@ from fashion_lit.build import build_classifier, build_datamodule, build_trainer
 from fashion_lit.callbacks import RunLogger
 from fashion_lit.config import (
     CONF_DIR,
-    LOCATION_KEYS,
+    SWEEP,
     compose_jobs,
-    job_name,
     model_name,
-    name_jobs,
     parse_override,
     prepare_overrides,
-    to_plain,
 )
 from fashion_lit.device import peak_memory
 from fashion_lit.errors import UserError
@@ -51,8 +46,9 @@ from fashion_lit.resuming import (
     told_restart,
 )
 from fashion_lit.run_directory import RunDirectory, State, quote_command
-from fashion_lit.schema import Config, check
+from fashion_lit.schema import Config
 from fashion_lit.stopping import Stopped, StopSignals
+from fashion_lit.sweep import plan_jobs, run_jobs
 from fashion_lit.terminal import (
     print_end,
     print_finished,
@@ -60,10 +56,6 @@ from fashion_lit.terminal import (
     print_start,
     print_sweep_end,
 )
-
-
-class JobFailedError(Exception):
-    """A job of a multirun has failed and has said so; the others go on, and the exit code is 1."""
 
 
 def main(arguments: list[str]) -> int:
@@ -82,8 +74,6 @@ def main(arguments: list[str]) -> int:
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
         return 2
-    except JobFailedError:
-        return 1
     except Stopped as stop:
         # Lightning kills the first process of a run when another one ends with an error.
         return stop.exit_code if is_first_process() else 0
@@ -97,35 +87,41 @@ def launch(
     arguments: Sequence[str],
     signals: StopSignals,
 ) -> int:
-    """Check all configurations of a command, then let Hydra start its jobs; returns 0."""
+    """Check all configurations of a command, then start what it asks for; returns the exit code."""
+    multirun = args.multirun or any(text.startswith(f"{SWEEP}=") for text in args.overrides)
     args.overrides = prepare_overrides(args.overrides)
-    config: Config | None = None  # of a single run; a multirun has one for each job
-    sweep_dir: Path | None = None
+    config: Config | None = None
     if not (args.cfg or args.help or args.hydra_help or args.info or args.shell_completion):
-        jobs = compose_jobs(args.overrides, multirun=args.multirun)
-        if args.multirun:
-            for job in jobs:
-                check(job)
-            args.overrides += name_jobs(args.overrides, jobs[0]["sweep_name"])
-            sweep_dir = Path(jobs[0]["output_root"], "sweeps", jobs[0]["sweep_name"]).absolute()
-        else:
-            config, more = settle_config(jobs[0], args.overrides)
-            args.overrides += more
-        check_mode(args.overrides, jobs, multirun=args.multirun)
+        check_mode(args.overrides, multirun=multirun)
+        if multirun:
+            return launch_sweep(args.overrides, arguments, signals)
+        (composed,) = compose_jobs(args.overrides, multirun=False)
+        config, more = settle_config(composed, args.overrides)
+        args.overrides += more
 
-    def task(composed: DictConfig) -> float:
-        return run_job(composed, config, signals)
+    def task(_: DictConfig) -> float:
+        assert config is not None
+        return run_job(config, Path(HydraConfig.get().runtime.output_dir), signals)
 
+    _run_hydra(args, parser, task, config_path=str(CONF_DIR), config_name="train")
+    return 0
+
+
+def launch_sweep(overrides: Sequence[str], arguments: Sequence[str], signals: StopSignals) -> int:
+    """Plan a multirun and run its jobs; returns the exit code."""
+    # One moment names the sweep, whatever time it is when a job begins.
+    first = compose_jobs(overrides, multirun=True)[0]
+    sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
+    jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
     try:
-        _run_hydra(args, parser, task, config_path=str(CONF_DIR), config_name="train")
+        failed = run_jobs(jobs, signals)
     except Stopped:
-        if sweep_dir:
-            print(f"To continue the sweep: {sweep_command(arguments, sweep_dir.name)}")
+        print(f"To continue the sweep:\n  {sweep_command(arguments, sweep_dir.name)}")
         raise
     finally:
-        if sweep_dir:
-            print_sweep_end(sweep_dir)
-    return 0
+        print_sweep_end(sweep_dir, [job.run for job in jobs])
+    print(f"To go on with it, or to add jobs:\n  {sweep_command(arguments, sweep_dir.name)}")
+    return 1 if failed else 0
 
 
 def sweep_command(arguments: Sequence[str], name: str) -> str:
@@ -134,9 +130,9 @@ def sweep_command(arguments: Sequence[str], name: str) -> str:
     return quote_command("fashion-lit", "train", *given, f"sweep_name={name}")
 
 
-def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bool) -> None:
+def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
     """Raise UserError for what only one run can do, or only a multirun."""
-    given = {parse_override(text).key_or_group for text in overrides}
+    given = {o.key_or_group: o for o in map(parse_override, overrides)}
     if multirun and "run_dir" in given:
         raise UserError(
             "`run_dir` is the place of one run; name a multirun by sweep_name=NAME, and its place "
@@ -144,38 +140,23 @@ def check_mode(overrides: Sequence[str], jobs: Sequence[Config], *, multirun: bo
         )
     if not multirun and "sweep_name" in given:
         raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
-    devices = [job["trainer"].get("devices", "auto") for job in jobs]
-    if multirun and any(value != 1 and value != "1" for value in devices):
+    if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(
-            "Expected `trainer.devices` to be 1 in a multirun, since the second process of a run "
-            "would start the whole sweep again; start these runs one by one."
+            "Expected `test` to be false in a multirun: jobs compare on validation images, and "
+            "the test set is opened once, for the best."
         )
 
 
-def run_job(composed: DictConfig, config: Config | None, signals: StopSignals) -> float:
-    """Do what Hydra asks for: one run, in the directory it chose; returns its val/accuracy."""
-    settings = HydraConfig.get()
-    if settings.mode == RunMode.MULTIRUN:
-        name = job_name(settings.job.override_dirname)
-        print(f"\n=== job {settings.job.num + 1}: {name}", flush=True)
-    try:
-        if config is None:
-            config = to_plain(composed)
-            check(config)
-            config = {key: value for key, value in config.items() if key not in LOCATION_KEYS}
-        run = RunDirectory(Path(settings.runtime.output_dir))
-        if not is_first_process():  # a process of a run that another one has opened
-            return train(config, run, told_restart(run, config), signals)["val/accuracy"]
-        with run.lock():
-            return carry_out(config, run, signals, settings.mode)
-    except UserError as error:
-        print(f"fashion-lit train: {error}", file=sys.stderr)
-        _fail(settings.mode, code=2)
+def run_job(config: Config, run_dir: Path, signals: StopSignals) -> float:
+    """Do one run, new or stopped, in its directory; returns its val/accuracy."""
+    run = RunDirectory(run_dir)
+    if not is_first_process():  # a process of a run that another one has opened
+        return train(config, run, told_restart(run, config), signals)["val/accuracy"]
+    with run.lock():
+        return carry_out(config, run, signals)
 
 
-def carry_out(
-    config: Config, run: RunDirectory, signals: StopSignals, mode: RunMode | None
-) -> float:
+def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> float:
     """Begin a run or go on with it, and record how it ends; returns its val/accuracy."""
     restart = open_run(run, config)
     if restart is None:
@@ -197,19 +178,12 @@ def carry_out(
         reason = describe(error)
         record_status(run, "failed", reason)
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        _fail(mode, code=1)
+        sys.exit(1)
     finally:
         signals.wait_for_a_good_moment = False
     record_status(run, "finished")
     run.previous_checkpoint.unlink(missing_ok=True)  # it has served
     return metrics["val/accuracy"]
-
-
-def _fail(mode: RunMode | None, *, code: int) -> NoReturn:
-    """End a single run's process; in a multirun, let Hydra go on with the next job."""
-    if mode == RunMode.MULTIRUN:
-        raise JobFailedError from None
-    sys.exit(code)
 
 
 def describe(error: Exception) -> str:

@@ -2,13 +2,17 @@ from pathlib import Path
 
 import pytest
 
+from fashion_lit.build import build_classifier, build_datamodule
 from fashion_lit.config import CONF_DIR, compose_jobs, flatten, model_name, prepare_overrides
+from fashion_lit.errors import UserError
 from fashion_lit.schema import Config, check
-from fashion_lit.train import build_classifier, build_datamodule
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 CHOICES = [
-    f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))
+    f"{group}={path.stem}"
+    for group in GROUPS
+    if group != "sweep"
+    for path in sorted((CONF_DIR / group).glob("*.yaml"))
 ]
 
 
@@ -92,6 +96,27 @@ def test_multirun_composes_the_product() -> None:
     jobs = compose_jobs(overrides, multirun=True)
     values = [(j["optimizer"]["lr"], j["data"]["batch_size"], j["seed"]) for j in jobs]
     assert values == [(0.1, 64, 3), (0.1, 128, 3), (0.2, 64, 3), (0.2, 128, 3)]
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "sweep").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep_composes_and_opens_with_its_command(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith(f"# fashion-lit train sweep={path.stem}: ")
+    jobs = compose_jobs(prepare_overrides([f"sweep={path.stem}"]), multirun=True)
+    assert len(jobs) > 1
+    for job in jobs:
+        check(job)
+
+
+def test_what_is_typed_beside_a_sweep_takes_its_place() -> None:
+    overrides = prepare_overrides(["sweep=lr_batch_size", "optimizer.lr=0.3", "seed=1,2"])
+    jobs = compose_jobs(overrides, multirun=True)
+    assert {job["optimizer"]["lr"] for job in jobs} == {0.3}
+    assert len(jobs) == 6
+
+
+def test_unknown_sweep_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"`sweep` to be one of lr_batch_size, .* got 'lr_bs'"):
+        prepare_overrides(["sweep=lr_bs"])
 
 
 def test_run_directory_names_tell_time_and_model() -> None:

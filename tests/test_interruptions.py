@@ -1,7 +1,6 @@
 """Runs that are stopped, starved or broken while they train: they say so, and lose nothing."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -98,27 +97,6 @@ def test_stop_is_quick_and_the_run_ends_as_if_there_had_been_none(
     assert run.metrics.keys() == finished_run.metrics.keys()
     for name, value in finished_run.metrics.items():
         assert name in clocks or run.metrics[name] == value, name
-
-
-@posix_only
-def test_stop_ends_the_whole_multirun_and_the_same_command_goes_on(
-    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    arguments = ["-m", *small, f"output_root={tmp_path.as_posix()}", "test=false", "seed=0,1,2"]
-    with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 6)
-        assert main(arguments) == 130
-    out = capsys.readouterr().out
-    (command,) = re.findall(r"To continue the sweep: fashion-lit train (.*)", out)
-    assert out.count("=== job") == 2
-    (sweep,) = (tmp_path / "sweeps").iterdir()
-    states = {path.name: RunDirectory(path).status["state"] for path in sweep.glob("seed=*")}
-    assert states == {"seed=0": "finished", "seed=1": "interrupted"}
-    assert main(command.split()) == 0
-    assert "The run in " in capsys.readouterr().out  # seed=0 is not trained again
-    states = {path.name: RunDirectory(path).status["state"] for path in sweep.glob("seed=*")}
-    assert states == {f"seed={i}": "finished" for i in range(3)}
 
 
 @posix_only

@@ -25,6 +25,7 @@ LAYERS = [
     ["terminal"],
     ["build"],
     # commands
+    ["sweep"],
     ["train"],
     ["__main__"],
 ]

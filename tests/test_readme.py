@@ -31,7 +31,8 @@ def test_command_parses(line: str) -> None:
     assert command in COMMANDS
     overrides = [argument for argument in arguments if not argument.startswith("--")]
     overrides = [o for o in overrides if o not in ("-m", "job", "model=my_net")]
-    for job in compose_jobs(prepare_overrides(overrides), multirun="-m" in arguments):
+    multirun = "-m" in arguments or any(text.startswith("sweep=") for text in arguments)
+    for job in compose_jobs(prepare_overrides(overrides), multirun=multirun):
         check(job)
 
 

@@ -1,6 +1,5 @@
 """The train command on small drawn data: what it prints, what it leaves, how it exits."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,30 +214,3 @@ def test_missing_data_ends_in_one_message(
     assert "train-images-idx3-ubyte.gz is not under" in error
     assert "data=synthetic" in error
     assert "Traceback" not in error
-
-
-def test_multirun_gives_every_job_its_directory(tmp_path: Path, small: list[str]) -> None:
-    settings = ["test=false", f"output_root={tmp_path.as_posix()}", "sweep_name=lr"]
-    varied = ["optimizer.lr=0.01,0.02", "optimizer.weight_decay=0,1e-4"]
-    short = [s for s in small if not s.startswith("run_dir")]
-    assert main(["-m", *short, *settings, *varied]) == 0
-    sweep = tmp_path / "sweeps" / "lr"
-    runs = [RunDirectory(path.parent) for path in sweep.glob("*/config.yaml")]
-    assert (sweep / "optimizer.lr=0.01,optimizer.weight_decay=0" / "metrics.json").is_file()
-    values = {(r.config["optimizer"]["lr"], r.config["optimizer"]["weight_decay"]) for r in runs}
-    assert values == {(0.01, 0), (0.01, 1e-4), (0.02, 0), (0.02, 1e-4)}
-    assert {run.status["state"] for run in runs} == {"finished"}
-    before = {run.path: run.metrics for run in runs}
-    assert main(["-m", *short, *settings, *varied]) == 0  # nothing is trained again
-    assert {run.path: run.metrics for run in runs} == before
-
-
-def test_a_failing_job_does_not_stop_the_others(
-    tmp_path: Path, small: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = ["test=false", f"output_root={tmp_path.as_posix()}", "sweep_name=s"]
-    models = ["model=resnet18", "data.image_size=32", "model.weights=absent.pth"]
-    assert main(["-m", *small, *settings, *models, "model.pretrained=true", "seed=0,1"]) == 1
-    states = [json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")]
-    assert states == ["failed", "failed"]
-    assert capsys.readouterr().err.count("absent.pth cannot be read") == 2
