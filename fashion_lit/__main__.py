@@ -8,6 +8,7 @@ from fashion_lit import __version__
 # name: (module with a `main(arguments) -> exit code`, what `fashion-lit --help` says of it)
 COMMANDS = {
     "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
+    "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a multirun"),
 }
 
 
@@ -37,7 +38,7 @@ def main() -> None:
 
 def usage() -> str:
     """Return the help text: what each command does, and the first things to type."""
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
     return f"""Train and sweep Fashion-MNIST classifiers.
 
 usage: fashion-lit COMMAND [arguments]
@@ -51,6 +52,7 @@ examples:
   fashion-lit train data=synthetic            without the data set, on drawn garments
   fashion-lit train --cfg job                 show the whole configuration
   fashion-lit train -m optimizer.lr=0.1,0.2   one run for each value
+  fashion-lit leaderboard sweeps/NAME         the best of them first
 """
 
 

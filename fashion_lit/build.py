@@ -61,7 +61,7 @@ def build_trainer(
         config=config,
         signals=signals,
         record=restart.record,
-        on_save=lambda epoch, step: run.write_status("running", epoch=epoch, step=step),
+        on_save=lambda progress: run.write_status("running", progress=progress),
     )
     callbacks: list[L.Callback] = [
         points,

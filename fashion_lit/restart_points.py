@@ -30,7 +30,8 @@ class RestartPoints(L.Callback):
         every_minutes: at most this long between two checkpoints.
         every_steps: also after this many optimizer steps, or None.
         record: what the checkpoint that the run goes on from keeps under RECORD, or {}.
-        on_save: called with the epochs and steps that are done, in the first process.
+        on_save: called with "epoch" and "step", which are done, and the "seconds" they took, in the
+            first process.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class RestartPoints(L.Callback):
         every_minutes: PositiveFloat,
         every_steps: PositiveInt | None,
         record: Mapping[str, Any],
-        on_save: Callable[[int, int], None],
+        on_save: Callable[[Mapping[str, float]], None],
     ) -> None:
         self.path = path
         self.config = dict(config)
@@ -184,7 +185,8 @@ class RestartPoints(L.Callback):
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at, self._saved_step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
-            self.on_save(trainer.current_epoch, trainer.global_step)
+            steps = trainer.global_step
+            self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
         if stop:
             raise Stopped(self.signals.received or 2)
 

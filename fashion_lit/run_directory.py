@@ -83,6 +83,14 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def _holder(self) -> str:
         status = self.status
         return f"process {status.get('process', '?')} on {status.get('host', 'an unknown host')}"
@@ -125,23 +133,29 @@ class RunDirectory:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The recorded status, or {}: "state", "epoch" and "step" that are done, "reason"; where.
+        """The recorded status, or {}.
 
-        "host" and "process" say who trains, or trained last.
+        "state"; "epoch" and "step", which are done, and the "seconds" they took; "reason" of a stop
+        or a failure; "host" and "process" of who trains, or trained last.
         """
         if not self.status_file.exists():
             return {}
         return json.loads(self.status_file.read_text(encoding="utf-8"))
 
     def write_status(
-        self, state: State, *, epoch: int | None = None, step: int | None = None, reason: str = ""
+        self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""
     ) -> None:
-        """Record the state; epoch and step stay as they were unless given."""
+        """Record the state; the progress stays as it was unless given.
+
+        Args:
+            state: how the run stands.
+            progress: "epoch" and "step", which are done, and the "seconds" they took.
+            reason: of a stop or a failure.
+        """
         before = self.status
         status = {
             "state": state,
-            "epoch": before.get("epoch", 0) if epoch is None else epoch,
-            "step": before.get("step", 0) if step is None else step,
+            **{key: (progress or before).get(key, 0) for key in ("epoch", "step", "seconds")},
             "reason": reason,
             "host": socket.gethostname(),
             "process": os.getpid(),

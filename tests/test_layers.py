@@ -22,11 +22,12 @@ LAYERS = [
     ["run_directory", "schema", "report"],
     ["config"],
     ["resuming"],
-    ["terminal"],
-    ["build"],
+    ["terminal", "ranking"],
+    ["build", "sweep_figures"],
     # commands
     ["sweep"],
     ["train"],
+    ["leaderboard"],
     ["__main__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

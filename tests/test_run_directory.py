@@ -84,9 +84,10 @@ def test_unwritable_place_is_named(place: str, tmp_path: Path) -> None:
 def test_status_keeps_its_progress(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.status == {}
-    run.write_status("running", epoch=3, step=120)
+    run.write_status("running", progress={"epoch": 3, "step": 120, "seconds": 7.5})
     run.write_status("failed", reason="out of memory")
-    progress = {"state": "failed", "epoch": 3, "step": 120, "reason": "out of memory"}
+    progress = {"epoch": 3, "step": 120, "seconds": 7.5}
+    progress = {"state": "failed", "reason": "out of memory", **progress}
     assert progress.items() <= run.status.items()
     assert run.status.keys() - progress.keys() == {"host", "process"}
     assert json.loads(run.status_file.read_text()) == run.status

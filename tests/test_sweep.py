@@ -1,5 +1,6 @@
 """Multiruns: typed again, they find every job where it was."""
 
+import json
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import torch
 from torchvision.models import resnet18
 
 from fashion_lit.config import prepare_overrides
+from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.sweep import fingerprint, plan_jobs
 from fashion_lit.train import main
@@ -196,3 +198,21 @@ def test_two_sweeps_of_one_moment_have_a_directory_each(tmp_path: Path, small: l
     assert len(sweeps) == 2
     assert all(len(runs_of(directory)) == 2 for directory in sweeps)
     shutil.rmtree(tmp_path / "sweeps")
+
+
+def test_test_set_is_opened_once_for_the_winner(
+    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *sweep]) == 0
+    directory = tmp_path / "sweeps" / "s"
+    assert leaderboard([str(directory), "--evaluate-best"]) == 0
+    rows = json.loads((directory / "leaderboard.json").read_text())
+    tested = [name for name, run in runs_of(directory).items() if "test/accuracy" in run.metrics]
+    assert tested == rows[0]["jobs"]
+    record = json.loads((directory / "test_opened.json").read_text())
+    assert record["job"] == tested[0]
+    capfd.readouterr()
+    assert leaderboard([str(directory), "--evaluate-best"]) == 0
+    assert "was opened before" in capfd.readouterr().out
+    assert main(["-m", *sweep]) == 0  # a finished job stays finished
+    assert capfd.readouterr().out.count("finished before") == 2

@@ -1,0 +1,181 @@
+"""Rank the runs of a sweep, also while it runs, and open the test set once, for the best.
+
+fashion-lit leaderboard sweeps/lr_bs
+fashion-lit leaderboard sweeps/lr_bs --metric val/loss --min
+fashion-lit leaderboard sweeps/lr_bs --evaluate-best
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fashion_lit.errors import UserError
+from fashion_lit.files import write_atomically
+from fashion_lit.ranking import Entry, Run, rank, read_runs, varied_settings
+from fashion_lit.sweep_figures import draw_figures
+from fashion_lit.train import main as train_main
+
+TEST_RECORD = "test_opened.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Run `fashion-lit leaderboard ARGUMENTS`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="fashion-lit leaderboard", description=__doc__)
+    parser.add_argument("sweep_dir", type=Path, help="sweeps/NAME")
+    parser.add_argument("--metric", default="val/accuracy", help="what to rank by")
+    parser.add_argument("--min", action="store_true", help="the smallest value is the best")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
+    parser.add_argument("--evaluate-best", action="store_true", help="test the winner, once")
+    args = parser.parse_args(arguments)
+    try:
+        check_arguments(args)
+        while True:
+            entries = show(args.sweep_dir, args.metric, smallest_first=args.min)
+            if not args.watch:
+                break
+            time.sleep(args.watch)
+        return evaluate_best(args.sweep_dir, entries) if args.evaluate_best else 0
+    except UserError as error:
+        print(f"fashion-lit leaderboard: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for what cannot be ranked."""
+    if not args.sweep_dir.is_dir():
+        raise UserError(
+            f"Expected the directory of a sweep, sweeps/NAME, but there is no {args.sweep_dir}."
+        )
+    if args.metric.startswith("test/"):
+        raise UserError(
+            f"Expected a validation metric to rank by, but got {args.metric!r}: the test set is "
+            "opened once, for the winner, by --evaluate-best."
+        )
+    if args.evaluate_best and args.watch:
+        raise UserError("`--watch` never ends, so nothing can follow it; leave one of the two out.")
+
+
+def show(sweep_dir: Path, metric: str, *, smallest_first: bool) -> list[Entry]:
+    """Print the leaderboard and write its files into the sweep's directory."""
+    runs = read_runs(sweep_dir)
+    entries = rank(runs, metric, smallest_first=smallest_first)
+    if not any(run.settings for run in runs):
+        raise UserError(f"Expected runs in {sweep_dir}, but none of its directories holds one.")
+    if not any(entry.metric for entry in entries):
+        known = sorted({name for run in runs for name in run.metrics})
+        if known:
+            raise UserError(
+                f"Expected a metric that runs record, but got {metric!r}; they record "
+                f"{', '.join(name for name in known if name.count('/') < 2)}."
+            )
+    columns = varied_settings(entries)
+    rows = [make_row(place, entry, columns) for place, entry in enumerate(entries, start=1)]
+    table = markdown(rows, metric) + trouble(runs)
+    print(table)
+    write_atomically(sweep_dir / "leaderboard.md", table)
+    write_atomically(sweep_dir / "leaderboard.csv", as_csv(rows))
+    write_atomically(sweep_dir / "leaderboard.json", json.dumps(rows, indent=2) + "\n")
+    draw_figures(sweep_dir, entries, columns, metric)
+    return entries
+
+
+def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
+    """Return one row, ready for every format; what is not known is None."""
+    seconds = [run.metrics["seconds"] for run in entry.runs if "seconds" in run.metrics]
+    return {
+        "rank": place if entry.metric else None,
+        **{column: entry.runs[0].settings.get(column) for column in columns},
+        "mean": entry.mean if entry.metric else None,
+        "std": None if math.isnan(entry.deviation) else entry.deviation,
+        "n": len(entry.metric),
+        "near_best": entry.near_best,
+        "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "state": describe_state(entry),
+        "jobs": [run.path.name for run in entry.runs],
+    }
+
+
+def describe_state(entry: Entry) -> str:
+    """Say how the runs of an entry stand, the unfinished ones with their progress or reason."""
+    unfinished = [run for run in entry.runs if run.state != "finished"]
+    told = [f"{run.state} ({run.note})" if run.note else run.state for run in unfinished]
+    return "; ".join(told) or "finished"
+
+
+def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
+    """Return the rows as a Markdown table whose columns line up on a screen too."""
+    hidden = ("jobs", "near_best")
+    names = [name for name in rows[0] if name not in hidden]
+    heads = {"mean": metric, "rank": "#"}
+    lines = [[heads.get(name, name) for name in names]]
+    lines += [[cell(row, name) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    lines.insert(1, ["-" * width for width in widths])
+    text = "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
+        for line in lines
+    )
+    near = sum(row["near_best"] for row in rows)
+    if near:
+        text += f"\n≈: within noise of the best, two standard errors of the difference ({near}).\n"
+    return text
+
+
+def cell(row: dict[str, Any], name: str) -> str:
+    """Format one value for people."""
+    value = row[name]
+    if value is None:
+        return "-"
+    if name == "mean":
+        return f"{value:.4f}" + (" ≈" if row["near_best"] else "")
+    if name == "std":
+        return f"{value:.4f}"
+    if name == "seconds":
+        return f"{value:.0f}"
+    return str(value).replace("|", "\\|")
+
+
+def trouble(runs: Sequence[Run]) -> str:
+    """Name the directories that hold no readable run."""
+    damaged = [f"- {run.path.name}: {run.note}" for run in runs if not run.settings]
+    return "\nNot ranked:\n\n" + "\n".join(damaged) + "\n" if damaged else ""
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as CSV, with every digit."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row | {"jobs": " ".join(row["jobs"])})
+    return buffer.getvalue()
+
+
+def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
+    """Test the best run of the best entry, unless this sweep's test set was opened before."""
+    record = sweep_dir / TEST_RECORD
+    if record.exists():
+        told = json.loads(record.read_text(encoding="utf-8"))
+        print(f"\nThe test set was opened before, for {told['job']}: {told['metrics']}")
+        return 0
+    best = entries[0]
+    if not best.metric:
+        raise UserError(f"Expected a finished run in {sweep_dir} to test, but there is none.")
+    seed = sorted(best.metric, key=lambda s: (abs(best.metric[s] - best.mean), s))[0]
+    (run,) = [r for r in best.runs if r.settings["seed"] == seed and r.metrics]
+    code = train_main([f'run_dir="{run.path.absolute().as_posix()}"', "test=true"])
+    if code == 0:
+        metrics = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+        tested = {k: metrics[k] for k in ("test/accuracy", "test/loss")}
+        told = {"job": run.path.name, "metrics": tested, "candidates": len(entries)}
+        write_atomically(record, json.dumps(told, indent=2) + "\n")
+    return code
