@@ -140,6 +140,12 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
         )
     if not multirun and "sweep_name" in given:
         raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
+    for key in given:
+        if multirun and key.startswith(("hydra/", "hydra.")):
+            raise UserError(
+                f"`{key}` has no effect on a multirun, whose jobs run one after another in "
+                "processes of their own; leave it out."
+            )
     if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(
             "Expected `test` to be false in a multirun: jobs compare on validation images, and "

@@ -89,3 +89,12 @@ def test_stopped_ranks_go_on_together(tmp_path: Path, small: list[str]) -> None:
     clocks = ("seconds", "train/images_per_second")
     for name, value in whole.metrics.items():
         assert name in clocks or stopped.metrics[name] == value, name
+
+
+def test_ranks_train_together_inside_a_sweep(tmp_path: Path, small: list[str]) -> None:
+    settings = [*small, "trainer.devices=2", "trainer.strategy=ddp", "seed=0,1", "sweep_name=s"]
+    place = f"output_root={tmp_path.as_posix()}"
+    output = run(sys.executable, "-m", "fashion_lit", "train", "-m", *settings, place)
+    assert output.count("=== job") == 2  # no rank starts the sweep again
+    folders = list((tmp_path / "sweeps" / "s").iterdir())
+    assert [RunDirectory(folder).status["state"] for folder in folders] == ["finished"] * 2

@@ -29,6 +29,8 @@ def test_readme_has_the_two_set_up_commands() -> None:
 def test_command_parses(line: str) -> None:
     _, command, *arguments = shlex.split(line)
     assert command in COMMANDS
+    if command != "train":
+        return  # its own tests parse its arguments
     overrides = [argument for argument in arguments if not argument.startswith("--")]
     overrides = [o for o in overrides if o not in ("-m", "job", "model=my_net")]
     multirun = "-m" in arguments or any(text.startswith("sweep=") for text in arguments)

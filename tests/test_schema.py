@@ -101,6 +101,7 @@ def test_command_exits_with_2_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-m", "seed=0,1", "hydra/launcher=basic"], "`hydra/launcher` has no effect on a multi"),
         (["-m", "seed=0,1", "test=true"], "Expected `test` to be false in a multirun"),
         (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the place of one run; name a multirun"),
         (["sweep_name=lr"], "`sweep_name` names a multirun; add -m, or use run_dir=DIR"),
