@@ -145,19 +145,25 @@ def to_plain(config: DictConfig) -> Config:
     return {str(key): value for key, value in plain.items()}
 
 
-def flatten(config: Config, prefix: str = "") -> dict[str, float | str]:
+def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value} of all settings; lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        found |= leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return found
+
+
+def flatten(config: Config) -> dict[str, float | str]:
     """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard: numbers stay numbers, the rest is text.
 
     Where the data lies and when checkpoints are written is left out: it says nothing of a run.
     """
-    flat: dict[str, float | str] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{path}.")
-        elif path not in PLACES and prefix != "checkpoint.":
-            flat[path] = value if isinstance(value, bool | int | float) else str(value)
-    return flat
+    return {
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in leaves(config).items()
+        if key not in PLACES and not key.startswith("checkpoint.")
+    }
 
 
 def model_name(config: Config) -> str:
@@ -166,15 +172,11 @@ def model_name(config: Config) -> str:
     return model["network"]["name"] if "network" in model else model["backbone"]
 
 
-def differences(recorded: Any, wanted: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(recorded: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
     """Return {dotted key: (recorded value, wanted value)} wherever the two differ."""
-    if isinstance(recorded, dict) and isinstance(wanted, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in {**recorded, **wanted}:
-            inner = f"{path}.{key}" if path else str(key)
-            found |= differences(recorded.get(key, "absent"), wanted.get(key, "absent"), inner)
-        return found
-    return {} if recorded == wanted else {path: (recorded, wanted)}
+    old, new = leaves(recorded), leaves(wanted)
+    pairs = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in {**old, **new}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:

@@ -1,6 +1,7 @@
 """The callback that saves where a run can go on, and stops it when asked to."""
 
 import platform
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -188,7 +189,7 @@ class RestartPoints(L.Callback):
             steps = trainer.global_step
             self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
         if stop:
-            raise Stopped(self.signals.received or 2)
+            raise Stopped(self.signals.received or signal.SIGINT)  # or: another rank's
 
 
 def check_finite(trainer: L.Trainer) -> None:

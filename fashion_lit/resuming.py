@@ -124,6 +124,11 @@ def _may_change(key: str, recorded: Config, wanted: Config) -> bool:
     if key == "trainer.max_epochs":
         more = wanted["trainer"]["max_epochs"] > recorded["trainer"]["max_epochs"]
         return more and recorded["scheduler"]["name"] in OPEN_ENDED
+    return is_harmless(key)
+
+
+def is_harmless(key: str) -> bool:
+    """Whether a setting cannot change what comes out of a run."""
     return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
 
 

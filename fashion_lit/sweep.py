@@ -10,14 +10,15 @@ where it was: finished ones are skipped, stopped ones go on, failed ones run aga
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fashion_lit.config import LOCATION_KEYS, compose_jobs, parse_override, split_jobs
-from fashion_lit.resuming import HARMLESS
+from fashion_lit.config import LOCATION_KEYS, compose_jobs, leaves, parse_override, split_jobs
+from fashion_lit.resuming import is_harmless
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
 from fashion_lit.stopping import Stopped, StopSignals
@@ -40,23 +41,13 @@ class Job:
 
 def fingerprint(config: Config) -> str:
     """Return eight hexadecimal digits for everything in the settings that can change the result."""
-    decisive = {key: value for key, value in _leaves(config).items() if not _is_harmless(key)}
+    decisive = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in leaves(config).items()
+        if not is_harmless(key)
+    }  # 1 and 1.0 are one value
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _leaves(node: object, path: str = "") -> dict[str, object]:
-    if not isinstance(node, dict):
-        is_whole = isinstance(node, float) and node.is_integer()
-        return {path: int(node) if is_whole else node}  # type: ignore[arg-type]
-    found: dict[str, object] = {}
-    for key, value in node.items():
-        found |= _leaves(value, f"{path}.{key}" if path else str(key))
-    return found
-
-
-def _is_harmless(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
 
 
 def plan_jobs(overrides: Sequence[str], sweep_dir: Path) -> list[Job]:
@@ -121,8 +112,8 @@ def run_process(job: Job, signals: StopSignals) -> int:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 # A terminal's Ctrl-C reaches the job by itself; a second one would end it at once.
-                if signals.received not in (None, 2) and not told and os.name != "nt":
-                    process.send_signal(signals.received or 15)
+                if signals.received not in (None, signal.SIGINT) and not told and os.name != "nt":
+                    process.send_signal(signals.received or signal.SIGTERM)
                     told = True
     signals.wait_for_a_good_moment = False
     if signals.received is not None:

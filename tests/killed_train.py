@@ -50,7 +50,7 @@ def half_saved(path: Path, data: bytes, **kwargs: Any) -> None:
 
 def renamed(path: Path, target: Path) -> Path:
     """Rename, and count an arrival where a last checkpoint has just moved out of the way."""
-    path.rename(target)
+    os.replace(path, target)  # noqa: PTH105
     if path.name == "last.ckpt":
         arrive()
     return target

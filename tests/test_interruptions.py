@@ -17,7 +17,9 @@ from fashion_lit.resuming import read_record
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.train import main
 
-posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send such signals")
+posix_only = pytest.mark.skipif(
+    os.name == "nt", reason="Windows has no way to signal another process so, nor RLIMIT_FSIZE"
+)
 ENDLESS = ["trainer.max_epochs=1000", "test=false"]
 
 
@@ -64,13 +66,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int) -> None:
     def stopping(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
         calls.append(batch_idx)
         if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ImageClassifier, step, stopping)
 
 
-@posix_only
 @pytest.mark.parametrize(
     ("step", "count", "epochs", "steps"),
     [
@@ -99,13 +100,12 @@ def test_stop_is_quick_and_the_run_ends_as_if_there_had_been_none(
         assert name in clocks or run.metrics[name] == value, name
 
 
-@posix_only
 def test_second_ctrl_c_ends_at_once(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press_twice(self: ImageClassifier, batch: Any, batch_idx: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("still running")
 
     monkeypatch.setattr(ImageClassifier, "training_step", press_twice)
@@ -215,8 +215,6 @@ def test_full_disk_ends_in_one_sentence_and_spares_the_checkpoint_before(
 def test_early_stopping_holds_after_a_resume(
     kind: str, tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if os.name == "nt":
-        pytest.skip("Windows cannot send such signals")
     settings = [*small, "trainer.max_epochs=9", "early_stopping.patience=1", "optimizer.lr=1e-6"]
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
     assert main([*settings, f"run_dir={whole.path.as_posix()}"]) == 0

@@ -34,6 +34,7 @@ CNN = ["model=fast_cnn"]
 RESNET = ["model=resnet18", "data.image_size=32", "model.pretrained=false", "optimizer.lr=0.01"]
 # What is not a function of the settings: clocks.
 TIMES = ("seconds", "train/images_per_second")
+KILLED = 9 if os.name == "nt" else -9  # the exit code; Windows' TerminateProcess is as sudden
 HERE = Path(__file__).parent
 
 
@@ -120,16 +121,12 @@ def check_kills(tmp_path: Path, settings: list[str], kills: list[tuple[str, int]
     assert start(reference, settings, "never", 0) == 0
     codes = [start(run, settings if i == 0 else [], *kill) for i, kill in enumerate(kills)]
     print([(*kill, code) for kill, code in zip(kills, codes, strict=True)])
-    assert set(codes) <= {-9, 0}
+    assert set(codes) <= {KILLED, 0}
     assert start(run, [], "never", 0) == 0
     assert_same_result(run, reference)
-    return codes.count(-9)
+    return codes.count(KILLED)
 
 
-needs_kill = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-
-
-@needs_kill
 @pytest.mark.parametrize(
     ("settings", "kills"),
     [
@@ -165,7 +162,6 @@ LONG = {
 }  # fmt: skip
 
 
-@needs_kill
 @pytest.mark.long
 @pytest.mark.parametrize("name", LONG)
 def test_many_kills(name: str, tmp_path: Path) -> None:

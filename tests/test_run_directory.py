@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fashion_lit.errors import UserError
 from fashion_lit.run_directory import RunDirectory
@@ -105,10 +106,21 @@ def test_rewind_cuts_what_was_written_after_a_checkpoint(tmp_path: Path) -> None
     assert not list(run.checkpoint_dir.iterdir())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="expects a POSIX shell's quotes")
-def test_resume_command_can_be_typed(tmp_path: Path) -> None:
-    assert RunDirectory(Path("runs/a_b-c")).resume_command == (
-        "fashion-lit train run_dir=runs/a_b-c"
-    )
+def test_resume_command_can_be_typed() -> None:
+    plain = RunDirectory(Path("runs/a_b-c"))
+    assert plain.resume_command == "fashion-lit train run_dir=runs/a_b-c"
     odd = RunDirectory(Path("my runs/lr=0.1,x"))
-    assert odd.resume_command == """fashion-lit train 'run_dir="my runs/lr=0.1,x"'"""
+    posix = """fashion-lit train 'run_dir="my runs/lr=0.1,x"'"""
+    windows = r'fashion-lit train "run_dir=\"my runs/lr=0.1,x\""'
+    assert odd.resume_command == (windows if os.name == "nt" else posix)
+
+
+def test_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(self: FileLock) -> None:  # as filelock does where flock is not supported
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", no_locks)
+    with pytest.raises(UserError, match="it offers no file locks"), RunDirectory(tmp_path).lock():
+        pass
