@@ -8,6 +8,7 @@ from fashion_lit import __version__
 # name: (module with a `main(arguments) -> exit code`, what `fashion-lit --help` says of it)
 COMMANDS = {
     "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
+    "search": ("fashion_lit.search", "search for good settings with Optuna"),
     "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a multirun"),
 }
 
@@ -52,6 +53,7 @@ examples:
   fashion-lit train data=synthetic            without the data set, on drawn garments
   fashion-lit train --cfg job                 show the whole configuration
   fashion-lit train -m optimizer.lr=0.1,0.2   one run for each value
+  fashion-lit search space=lr_batch_size      Optuna chooses the values
   fashion-lit leaderboard sweeps/NAME         the best of them first
 """
 

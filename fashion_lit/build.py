@@ -1,4 +1,4 @@
-"""From a checked configuration to the objects that train: classifier, data module, Trainer."""
+"""From a checked configuration to the objects: classifier, data module, Trainer, launcher."""
 
 from typing import Any
 
@@ -14,11 +14,13 @@ from fashion_lit.config import flatten
 from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.device import choose_precision, resolve_accelerator
 from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.launchers import Launcher
+from fashion_lit.pruning import told_pruning
 from fashion_lit.report import confusion_matrix_figure
 from fashion_lit.restart_points import RestartPoints
 from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
-from fashion_lit.schema import CLASSIFIERS, SOURCES, Config, keyword_fields
+from fashion_lit.schema import CLASSIFIERS, LAUNCHERS, SOURCES, Config, keyword_fields
 from fashion_lit.stopping import StopSignals
 from fashion_lit.terminal import TerminalTable
 
@@ -42,6 +44,12 @@ def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNIS
         augment=Augment(**config["augment"]),
         seed=config["seed"],
     )
+
+
+def build_launcher(config: Config) -> Launcher:
+    """Build what starts the jobs of a multirun."""
+    arguments = dict(config["launcher"])
+    return LAUNCHERS[arguments.pop("name")](**arguments)
 
 
 def build_trainer(
@@ -84,6 +92,8 @@ def build_trainer(
                 "val/accuracy", mode="max", patience=patience, check_on_train_epoch_end=True
             )
         )
+    if pruning := told_pruning():
+        callbacks.append(pruning)
     trainer = L.Trainer(
         **arguments,
         precision=precision,  # pyright: ignore[reportArgumentType]

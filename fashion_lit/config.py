@@ -21,14 +21,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fashion_lit.errors import UserError
-from fashion_lit.schema import Config, did_you_mean
+from fashion_lit.explain import did_you_mean
+from fashion_lit.schema import Config
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 OPTIONAL_GROUPS = ("experiment", "debug")
 SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
-LOCATION_KEYS = ("output_root", "run_dir", "sweep_name")  # where a run lies, not what it is
-PLACES = ("data.root", "data.mirrors", *LOCATION_KEYS)
+# Where a run lies and what starts it, not what it is: left out of its record.
+LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
+PLACES = ("data.root", "data.mirrors")
 
 
 def prepare_overrides(overrides: Sequence[str]) -> list[str]:
@@ -38,7 +40,7 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     sees and judges them all: any argument of the Trainer may be set without `+`.
     """
     prepared = []
-    for text in expand_sweep(overrides):
+    for text in expand(overrides, SWEEP, SWEEP):
         override = parse_override(text)
         key = override.get_key_element().lstrip("+~")
         if is_group(key) and not override.is_delete():
@@ -51,17 +53,17 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     return prepared
 
 
-def expand_sweep(overrides: Sequence[str]) -> list[str]:
-    """Replace sweep=NAME by what conf/sweep/NAME.yaml holds; what is typed beside it comes first.
+def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
+    """Replace WORD=NAME by what conf/FOLDER/NAME.yaml holds; what is typed beside it comes first.
 
     Raises UserError for a NAME that has no file.
     """
-    chosen = [text for text in overrides if text.startswith(f"{SWEEP}=")]
+    chosen = [text for text in overrides if text.startswith(f"{word}=")]
     typed = [text for text in overrides if text not in chosen]
     keys = {parse_override(text).key_or_group for text in typed}
     for text in chosen:
-        check_choices(SWEEP, parse_override(text))
-        settings = OmegaConf.load(CONF_DIR / SWEEP / f"{text.partition('=')[2]}.yaml")
+        check_choices(folder, parse_override(text))
+        settings = OmegaConf.load(CONF_DIR / folder / f"{text.partition('=')[2]}.yaml")
         typed += [f"{key}={value}" for key, value in settings.items() if key not in keys]
     return typed
 
@@ -162,7 +164,7 @@ def flatten(config: Config) -> dict[str, float | str]:
     return {
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in leaves(config).items()
-        if key not in PLACES and not key.startswith("checkpoint.")
+        if key not in PLACES and key.split(".")[0] not in (*LOCATION_KEYS, "checkpoint")
     }
 
 

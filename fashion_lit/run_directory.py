@@ -26,7 +26,7 @@ from fashion_lit.callbacks import EVENT_FILES
 from fashion_lit.errors import UserError
 from fashion_lit.files import PART_PATTERN, write_atomically
 
-State = Literal["running", "interrupted", "failed", "finished"]
+State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
 
 class RunDirectory:

@@ -4,10 +4,9 @@ The schema is not written down a second time: the keys of `optimizer`, `model.ne
 keyword-only arguments of the function or class that `name` chooses, with their types and bounds.
 """
 
-import difflib
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Literal, get_type_hints
 
 import lightning as L
@@ -24,16 +23,20 @@ from fashion_lit.augment import Augment
 from fashion_lit.cnn import CNNClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule, check_val_size
 from fashion_lit.errors import UserError
+from fashion_lit.explain import did_you_mean, explain
 from fashion_lit.fashion_mnist import FashionMNIST
+from fashion_lit.launchers import LocalLauncher, ParallelLauncher
 from fashion_lit.networks import NAMES as NETWORK_NAMES
 from fashion_lit.networks import network_class
 from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
 from fashion_lit.restart_points import RestartPoints
+from fashion_lit.slurm import SlurmLauncher
 from fashion_lit.synthetic import SyntheticGarments
 from fashion_lit.transfer import TransferClassifier
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
 CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
+LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": SlurmLauncher}
 # Trainer arguments that this project sets itself, and what to use instead.
 OWN_TRAINER_KEYS = {
     "barebones": "trainer.enable_progress_bar=false",
@@ -57,7 +60,8 @@ def check(config: Config) -> None:
     try:
         schema.model_validate_json(json.dumps(config), strict=True)
     except ValidationError as error:
-        raise UserError(explain(error, config, schema)) from None
+        reserved = {f"trainer.{key}": instead for key, instead in OWN_TRAINER_KEYS.items()}
+        raise UserError(explain(error, config, schema, reserved)) from None
     check_combinations(config)
 
 
@@ -86,6 +90,10 @@ def run_schema(config: Config) -> type[BaseModel]:
         output_root=(str, ...),
         run_dir=(str, ...),
         sweep_name=(str, ...),
+        launcher=(
+            named_schema(keyword_fields(LAUNCHERS[chosen_name(config, "launcher", LAUNCHERS)])),
+            ...,
+        ),
         data=(named_schema(keyword_fields(source) | datamodule_fields), ...),
         model=(named_schema(classifier_fields), ...),
         augment=(object_schema(**keyword_fields(Augment)), ...),
@@ -198,102 +206,3 @@ def check_combinations(config: Config) -> None:
             f"{num_epochs}, but got {trainer['check_val_every_n_epoch']}: the best checkpoint is "
             "selected on validation images."
         )
-
-
-def explain(error: ValidationError, config: Config, schema: type[BaseModel]) -> str:
-    """Turn pydantic's first complaint into a sentence: the key, expected, got, and a way out."""
-    complaints = error.errors(include_url=False)
-    unknown = [c for c in complaints if c["type"] == "extra_forbidden"]
-    first = (unknown or complaints)[0]
-    path, value = _locate(config, first["loc"])
-    if unknown:
-        while isinstance(value, dict) and value:  # a misspelled group: name the setting in it
-            key, value = next(iter(value.items()))
-            path = f"{path}.{key}"
-        key = path.removeprefix("trainer.")
-        if path.startswith("trainer.") and key in OWN_TRAINER_KEYS:
-            return f"`{path}` is set by fashion-lit itself; use {OWN_TRAINER_KEYS[key]} instead."
-        paths = list(_key_paths(schema))
-        hint = did_you_mean(path, paths) or _siblings(path, paths)
-        return f"Unknown setting `{path}`{hint}"
-    expected = [_expectation(c) for c in complaints if _locate(config, c["loc"])[0] == path]
-    expectation = " or ".join(dict.fromkeys(expected))
-    if first["type"] == "missing":
-        missing = f"{path}.{first['loc'][-1]}"
-        return f"Expected `{missing}` to be given; fashion-lit train --cfg job shows all settings."
-    return f"Expected `{path}` to be {expectation}, but got {value!r}."
-
-
-def _locate(config: Config, location: Sequence[int | str]) -> tuple[str, Any]:
-    """Follow a pydantic location as far as the configuration goes: its dotted path, its value."""
-    node: Any = config
-    path = []
-    for key in location:  # behind the key may stand the name of a union's member
-        children: Any = dict(enumerate(node)) if isinstance(node, list) else node
-        if not isinstance(children, dict) or key not in children:
-            break
-        node = children[key]
-        path.append(str(key))
-    return ".".join(path), node
-
-
-def _expectation(complaint: Mapping[str, Any]) -> str:
-    context = complaint.get("ctx", {})
-    kind = complaint["type"]
-    words = {
-        "greater_than": "greater than {gt:g}",
-        "greater_than_equal": "at least {ge:g}",
-        "less_than": "less than {lt:g}",
-        "less_than_equal": "at most {le:g}",
-        "literal_error": "one of {expected}",
-        "int_type": "a whole number",
-        "int_parsing": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "float_parsing": "a number",
-        "finite_number": "a finite number",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "list_type": "a list",
-        "tuple_type": "a list",
-        "too_short": "a list of at least {min_length} values",
-        "too_long": "a list of at most {max_length} values",
-        "model_type": "a group of settings",
-        "none_required": "null",
-    }
-    message = str(complaint["msg"])
-    return words[kind].format(**context) if kind in words else message[:1].lower() + message[1:]
-
-
-def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """List the dotted paths of all settings of a schema, without the groups that hold them."""
-    for name, field in schema.model_fields.items():
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            yield from _key_paths(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _siblings(path: str, paths: Sequence[str]) -> str:
-    """Return '; `group` has …' with the settings beside `path`, if they are few."""
-    group = path.rpartition(".")[0]
-    names = [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == group]
-    if not group or not 0 < len(names) <= 15:
-        return "; fashion-lit train --cfg job shows them all."
-    return f"; `{group}` has {', '.join(sorted(names))}."
-
-
-def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
-    """Return '; did you mean `…`?' for the choice most like `text`, or '' if none is like it.
-
-    It ends the sentence. Of dotted paths the last part decides (`lr` is like `optimizer.lr`), then
-    the whole.
-    """
-
-    def likeness(choice: str) -> float:
-        last, choice_last = text.split(".")[-1], choice.split(".")[-1]
-        whole = difflib.SequenceMatcher(None, text, choice).ratio()
-        return difflib.SequenceMatcher(None, last, choice_last).ratio() + whole / 100
-
-    best = max(choices, key=likeness, default="")
-    return f"; did you mean `{prefix}{best}`?" if best and likeness(best) > 0.6 else ""

@@ -29,9 +29,10 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Turns the first signal into a wish while training runs, and any other into `Stopped`.
+    """Turns the first signal into a wish while training runs, and otherwise into `Stopped`.
 
-    Signals that somebody else handles or ignores (nohup, a launcher) are left alone.
+    After it only Ctrl-C counts, which ends at once. Signals that somebody else handles or ignores
+    (nohup, a launcher) are left alone.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,11 @@ class StopSignals:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None or not self.wait_for_a_good_moment:
+        is_first = self.received is None
+        if not is_first and number != signal.SIGINT:
+            return  # clusters signal a process, its group and its job; an impatient user, Ctrl-C
+        if not is_first or not self.wait_for_a_good_moment:
+            self.received = self.received or number
             raise Stopped(number)
         self.received = number
         os.write(2, NOTICE)  # print is not safe in the middle of another print

@@ -1,7 +1,7 @@
-"""A multirun: its jobs, where each lies, and one after another in fresh processes.
+"""A multirun: its jobs, where each lies, and what is left to do.
 
     jobs = plan_jobs(overrides, Path("sweeps/lr"))
-    run_jobs(jobs, signals)
+    launcher.run(Queue(jobs), signals)
 
 A job's place is decided by its settings alone, so typing the same command again finds every job
 where it was: finished ones are skipped, stopped ones go on, failed ones run again.
@@ -9,34 +9,20 @@ where it was: finished ones are skipped, stopped ones go on, failed ones run aga
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+from typing_extensions import override
+
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, leaves, parse_override, split_jobs
+from fashion_lit.launchers import Job, JobSource
 from fashion_lit.resuming import is_harmless
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
-from fashion_lit.stopping import Stopped, StopSignals
 
 NAME_LENGTH = 120  # characters of a job's folder that say what varies
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        run: its directory.
-        overrides: what makes its configuration, as `prepare_overrides` returns them.
-    """
-
-    run: RunDirectory
-    overrides: tuple[str, ...]
 
 
 def fingerprint(config: Config) -> str:
@@ -50,10 +36,11 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def plan_jobs(overrides: Sequence[str], sweep_dir: Path) -> list[Job]:
+def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None) -> list[Job]:
     """Return the jobs of a multirun's overrides, each configuration once; raises UserError.
 
-    A job whose settings were run in this sweep before keeps that folder, whatever varied then.
+    A job whose settings were run in this sweep before keeps that folder, whatever varied then. The
+    others are named `name`, or by what varies, and a fingerprint.
     """
     varied = {o.key_or_group for o in map(parse_override, overrides) if o.is_sweep_override()}
     known = {path.name[-8:]: path for path in sorted(sweep_dir.glob("*-????????/"))}
@@ -63,10 +50,16 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path) -> list[Job]:
         check(config)
         identity = fingerprint({k: v for k, v in config.items() if k not in LOCATION_KEYS})
         words = [o.lstrip("+") for o in job_overrides if parse_override(o).key_or_group in varied]
-        name = f"{_folder_name(words)}-{identity}"
-        path = known.get(identity, sweep_dir / name)
-        jobs.setdefault(identity, Job(RunDirectory(path), tuple(job_overrides)))
-    return list(jobs.values())
+        path = known.get(identity, sweep_dir / f"{name or _folder_name(words)}-{identity}")
+        own = [o for o in job_overrides if not _is_of_sweep(o)]
+        jobs.setdefault(identity, Job(RunDirectory(path), tuple(own), config))
+    titles = [f"job {number} of {len(jobs)}" for number in range(1, len(jobs) + 1)]
+    return [replace(job, title=title) for job, title in zip(jobs.values(), titles, strict=True)]
+
+
+def _is_of_sweep(override: str) -> bool:
+    """Whether an override tells the sweep something, rather than its jobs."""
+    return parse_override(override).key_or_group.split(".")[0] in ("sweep_name", "launcher")
 
 
 def _folder_name(words: Sequence[str]) -> str:
@@ -80,44 +73,55 @@ def is_finished(run: RunDirectory) -> bool:
     return run.exists and run.status.get("state") == "finished"
 
 
-def run_jobs(jobs: Sequence[Job], signals: StopSignals) -> list[Job]:
-    """Run the jobs that are not finished, each in a process of its own; returns those that failed.
+class Queue(JobSource):
+    """The jobs of a multirun that are not finished; what another process trains now waits.
 
-    Fresh processes leak no memory and no CUDA state, and one that dies takes no other with it.
+    Args:
+        jobs: all of the multirun.
     """
-    failed = []
-    for number, job in enumerate(jobs, start=1):
-        print(f"\n=== job {number} of {len(jobs)}: {job.run.path.name}", flush=True)
-        if is_finished(job.run):
-            accuracy = job.run.metrics["val/accuracy"]
-            print(f"finished before, validation accuracy {100 * accuracy:.2f} %", flush=True)
-        elif run_process(job, signals) != 0:
-            failed.append(job)
-    return failed
 
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.total = len(jobs)
+        self.failed: list[Job] = []
+        self._waiting = deque(jobs)
+        self._num_running = 0
 
-def run_process(job: Job, signals: StopSignals) -> int:
-    """Run one job as `fashion-lit train` and wait for it; returns its exit code.
+    @property
+    @override
+    def num_done(self) -> int:
+        """How many have ended, well or not."""
+        return self.total - len(self._waiting) - self._num_running
 
-    Raises Stopped once the job has saved, if this process is asked to stop, or the job was.
-    """
-    place = f'++run_dir="{job.run.path.as_posix()}"'
-    overrides = [o for o in job.overrides if parse_override(o).key_or_group != "sweep_name"]
-    command = [sys.executable, "-m", "fashion_lit", "train", *overrides, place]
-    signals.wait_for_a_good_moment = True
-    with subprocess.Popen(command) as process:
-        told = False
-        while process.poll() is None:
-            try:
-                process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                # A terminal's Ctrl-C reaches the job by itself; a second one would end it at once.
-                if signals.received not in (None, signal.SIGINT) and not told and os.name != "nt":
-                    process.send_signal(signals.received or signal.SIGTERM)
-                    told = True
-    signals.wait_for_a_good_moment = False
-    if signals.received is not None:
-        raise Stopped(signals.received)
-    if process.returncode > 128:
-        raise Stopped(process.returncode - 128)
-    return process.returncode
+    @property
+    @override
+    def is_exhausted(self) -> bool:
+        """Whether all jobs were started."""
+        return not self._waiting
+
+    @override
+    def take(self) -> Job | None:
+        """Return the next job that nobody trains; says which are finished."""
+        for _ in range(len(self._waiting)):
+            job = self._waiting.popleft()
+            if is_finished(job.run):
+                accuracy = job.run.metrics["val/accuracy"]
+                print(
+                    f"{job.title}: {job.run.path.name}\n"
+                    f"  finished before, validation accuracy {accuracy:.2%}",
+                    flush=True,
+                )
+            elif job.run.exists and job.run.is_locked():
+                self._waiting.append(job)
+            else:
+                self._num_running += 1
+                return job
+        return None
+
+    @override
+    def give_back(self, job: Job, exit_code: int) -> None:
+        """Take note that a job has ended; one that another process was faster to start waits."""
+        self._num_running -= 1
+        if exit_code and job.run.exists and job.run.is_locked():
+            self._waiting.append(job)
+        elif exit_code:
+            self.failed.append(job)

@@ -24,7 +24,12 @@ from hydra.version import setbase
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from fashion_lit.build import build_classifier, build_datamodule, build_trainer
+from fashion_lit.build import (
+    build_classifier,
+    build_datamodule,
+    build_launcher,
+    build_trainer,
+)
 from fashion_lit.callbacks import RunLogger
 from fashion_lit.config import (
     CONF_DIR,
@@ -36,6 +41,7 @@ from fashion_lit.config import (
 )
 from fashion_lit.device import peak_memory
 from fashion_lit.errors import UserError
+from fashion_lit.pruning import Pruned
 from fashion_lit.quiet import silence_known_messages
 from fashion_lit.resuming import (
     CHECKPOINT_VARIABLE,
@@ -48,7 +54,7 @@ from fashion_lit.resuming import (
 from fashion_lit.run_directory import RunDirectory, State, quote_command
 from fashion_lit.schema import Config
 from fashion_lit.stopping import Stopped, StopSignals
-from fashion_lit.sweep import plan_jobs, run_jobs
+from fashion_lit.sweep import Queue, plan_jobs
 from fashion_lit.terminal import (
     print_end,
     print_finished,
@@ -99,9 +105,9 @@ def launch(
         config, more = settle_config(composed, args.overrides)
         args.overrides += more
 
-    def task(_: DictConfig) -> float:
+    def task(_: DictConfig) -> None:
         assert config is not None
-        return run_job(config, Path(HydraConfig.get().runtime.output_dir), signals)
+        run_job(config, Path(HydraConfig.get().runtime.output_dir), signals)
 
     _run_hydra(args, parser, task, config_path=str(CONF_DIR), config_name="train")
     return 0
@@ -113,21 +119,26 @@ def launch_sweep(overrides: Sequence[str], arguments: Sequence[str], signals: St
     first = compose_jobs(overrides, multirun=True)[0]
     sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
     jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
+    launcher = build_launcher(first)
+    launcher.check([job.config for job in jobs])
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    queue = Queue(jobs)
+    repeat = repeat_command("train", arguments, sweep_dir.name)
     try:
-        failed = run_jobs(jobs, signals)
+        launcher.run(queue, signals)
     except Stopped:
-        print(f"To continue the sweep:\n  {sweep_command(arguments, sweep_dir.name)}")
+        print(f"To continue the sweep:\n  {repeat}")
         raise
     finally:
         print_sweep_end(sweep_dir, [job.run for job in jobs])
-    print(f"To go on with it, or to add jobs:\n  {sweep_command(arguments, sweep_dir.name)}")
-    return 1 if failed else 0
+    print(f"To go on with it, or to add jobs:\n  {repeat}")
+    return 1 if queue.failed else 0
 
 
-def sweep_command(arguments: Sequence[str], name: str) -> str:
-    """Return the command that goes on with a sweep."""
+def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:
+    """Return what to type to go on with a sweep or a search."""
     given = [text for text in arguments if not text.startswith("sweep_name=")]
-    return quote_command("fashion-lit", "train", *given, f"sweep_name={name}")
+    return quote_command("fashion-lit", command, *given, f"sweep_name={name}")
 
 
 def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
@@ -141,10 +152,12 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
     if not multirun and "sweep_name" in given:
         raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
     for key in given:
+        if not multirun and key.split(".")[0] == "launcher":
+            raise UserError(f"`{key}` is about how a multirun starts its jobs; add -m.")
         if multirun and key.startswith(("hydra/", "hydra.")):
             raise UserError(
-                f"`{key}` has no effect on a multirun, whose jobs run one after another in "
-                "processes of their own; leave it out."
+                f"`{key}` has no effect on a multirun, whose jobs are processes of their own; "
+                "how they start is chosen by launcher=local, parallel or slurm."
             )
     if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(
@@ -153,24 +166,25 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
         )
 
 
-def run_job(config: Config, run_dir: Path, signals: StopSignals) -> float:
-    """Do one run, new or stopped, in its directory; returns its val/accuracy."""
+def run_job(config: Config, run_dir: Path, signals: StopSignals) -> None:
+    """Do one run, new or stopped, in its directory."""
     run = RunDirectory(run_dir)
     if not is_first_process():  # a process of a run that another one has opened
-        return train(config, run, told_restart(run, config), signals)["val/accuracy"]
+        train(config, run, told_restart(run, config), signals)
+        return
     with run.lock():
-        return carry_out(config, run, signals)
+        carry_out(config, run, signals)
 
 
-def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> float:
-    """Begin a run or go on with it, and record how it ends; returns its val/accuracy."""
+def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> None:
+    """Begin a run or go on with it, and record how it ends."""
     restart = open_run(run, config)
     if restart is None:
         print_finished(run)
-        return run.metrics["val/accuracy"]
+        return
     os.environ[CHECKPOINT_VARIABLE] = str(restart.checkpoint or "")
     try:
-        metrics = train(config, run, restart, signals)
+        train(config, run, restart, signals)
     except Stopped as stop:
         record_status(run, "interrupted", stop.name)
         status = run.status
@@ -180,6 +194,10 @@ def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> float:
             flush=True,
         )
         raise
+    except Pruned as decision:
+        record_status(run, "pruned", str(decision))
+        print(f"\nThe search gave up on it: {decision}.", flush=True)
+        return
     except Exception as error:
         reason = describe(error)
         record_status(run, "failed", reason)
@@ -189,7 +207,6 @@ def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> float:
         signals.wait_for_a_good_moment = False
     record_status(run, "finished")
     run.previous_checkpoint.unlink(missing_ok=True)  # it has served
-    return metrics["val/accuracy"]
 
 
 def describe(error: Exception) -> str:
@@ -215,10 +232,8 @@ def is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def train(
-    config: Config, run: RunDirectory, restart: Restart, signals: StopSignals
-) -> dict[str, float]:
-    """Fit, validate the best checkpoint, test it once if `test`, record; returns the metrics."""
+def train(config: Config, run: RunDirectory, restart: Restart, signals: StopSignals) -> None:
+    """Fit, validate the best checkpoint, test it once if `test`, record."""
     silence_known_messages()
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
@@ -244,7 +259,6 @@ def train(
         trainer.logger.experiment.close()
         run.write_metrics(metrics)
         print_end(classifier, trainer, run, metrics)
-    return metrics
 
 
 def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:

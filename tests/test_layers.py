@@ -10,7 +10,7 @@ import fashion_lit
 PACKAGE = Path(fashion_lit.__file__).parent
 LAYERS = [
     # tensors
-    ["__init__", "errors", "files", "stopping"],
+    ["__init__", "errors", "explain", "files", "slurm_task", "stopping"],
     ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
@@ -19,15 +19,18 @@ LAYERS = [
     ["cnn", "transfer", "callbacks", "checkpoints"],
     ["restart_points"],
     # runs
-    ["run_directory", "schema", "report"],
+    ["run_directory", "report", "pruning"],
+    ["launchers"],
+    ["slurm"],
+    ["schema"],
     ["config"],
     ["resuming"],
     ["terminal", "ranking"],
     ["build", "sweep_figures"],
     # commands
     ["sweep"],
-    ["train"],
-    ["leaderboard"],
+    ["train", "study"],
+    ["leaderboard", "search"],
     ["__main__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
