@@ -90,7 +90,6 @@ def show(sweep_dir: Path, metric: str, *, smallest_first: bool) -> list[Entry]:
 
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
     """Return one row, ready for every format; what is not known is None."""
-    seconds = [run.metrics["seconds"] for run in entry.runs if "seconds" in run.metrics]
     return {
         "rank": place if entry.metric else None,
         **{column: entry.runs[0].settings.get(column) for column in columns},
@@ -98,7 +97,7 @@ def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]
         "std": None if math.isnan(entry.deviation) else entry.deviation,
         "n": len(entry.metric),
         "near_best": entry.near_best,
-        "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "seconds": entry.seconds,
         "state": describe_state(entry),
         "jobs": [run.path.name for run in entry.runs],
     }
@@ -126,7 +125,7 @@ def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
     )
     near = sum(row["near_best"] for row in rows)
     if near:
-        text += f"\n≈: within noise of the best, two standard errors of the difference ({near}).\n"
+        text += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"
     return text
 
 
@@ -141,6 +140,8 @@ def cell(row: dict[str, Any], name: str) -> str:
         return f"{value:.4f}"
     if name == "seconds":
         return f"{value:.0f}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return str(value).replace("|", "\\|")
 
 

@@ -49,7 +49,7 @@ class Pruning(L.Callback):
                 self.trial.report(float(trainer.callback_metrics[METRIC]), epochs_done)
             hopeless = self.trial.should_prune()
         if trainer.strategy.reduce_boolean_decision(hopeless, all=False):
-            raise Pruned(f"pruned after {epochs_done} epochs")
+            raise Pruned(f"after epoch {epochs_done} of {trainer.max_epochs}")
 
 
 def told_pruning() -> Pruning | None:

@@ -35,6 +35,8 @@ WARNINGS = (
     # A run that goes on finds its own checkpoints, and goes on where it was, in mid-epoch too.
     r"Checkpoint directory .* exists and is not empty",
     r"You're resuming from a checkpoint that ended before the epoch ended",
+    # Said on every login node; launcher=slurm uses srun.
+    r"The `srun` command is available on your system but is not used",
     # Every rank evaluates its own share of every image, exactly once.
     r"Using `DistributedSampler` with the dataloaders",
 )

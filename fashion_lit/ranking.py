@@ -18,6 +18,8 @@ import yaml
 from fashion_lit.config import flatten
 from fashion_lit.run_directory import RunDirectory
 
+# Of Student's distribution, 97.5 %, for 1 to 10 degrees of freedom.
+STUDENT_QUANTILES = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, for large sweeps
 
 
@@ -65,6 +67,12 @@ class Entry:
         """Sample standard deviation over seeds; nan for fewer than two."""
         return statistics.stdev(self.metric.values()) if len(self.metric) > 1 else math.nan
 
+    @property
+    def seconds(self) -> float | None:
+        """Mean time that a finished run took, in seconds."""
+        told = [run.metrics["seconds"] for run in self.runs if "seconds" in run.metrics]
+        return statistics.fmean(told) if told else None
+
 
 def read_runs(sweep_dir: Path) -> list[Run]:
     """Read every directory of a sweep that holds a run, or the remains of one."""
@@ -92,6 +100,8 @@ def read_run(folder: Path) -> Run:
 
 
 def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if status["state"] == "pruned":
+        return str(status["reason"])
     done, total = int(status["epoch"]), int(config["trainer"]["max_epochs"])
     text = f"{done} of {total} epochs"
     if status["state"] == "running" and done:
@@ -122,16 +132,18 @@ def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> l
 
 
 def is_near(best: Entry, other: Entry, metric: str) -> bool:
-    """Whether two entries differ by less than two standard errors of their difference.
+    """Whether 0 lies in the 95 % interval of the difference of two entries.
 
-    Paired over common seeds where there are at least three; else, for accuracies, the binomial
-    error of the validation images, which the two share, so it errs on the side of "near".
+    Student's, paired over common seeds, where there are at least three; else, for accuracies, by
+    the binomial error of the validation images. The two share those, so it errs on the side of
+    "near"; but it knows nothing of the spread between seeds.
     """
     common = best.metric.keys() & other.metric.keys()
     if len(common) >= 3:
         differences = [best.metric[seed] - other.metric[seed] for seed in sorted(common)]
         error = statistics.stdev(differences) / math.sqrt(len(differences))
-        return abs(statistics.fmean(differences)) <= 2 * error
+        quantile = STUDENT_QUANTILES[min(len(common), len(STUDENT_QUANTILES) + 1) - 2]
+        return abs(statistics.fmean(differences)) <= quantile * error
     if not other.metric or not metric.endswith("/accuracy"):
         return False
     p, num_images = best.mean, float(best.runs[0].settings["data.val_size"])

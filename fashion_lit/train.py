@@ -196,7 +196,7 @@ def carry_out(config: Config, run: RunDirectory, signals: StopSignals) -> None:
         raise
     except Pruned as decision:
         record_status(run, "pruned", str(decision))
-        print(f"\nThe search gave up on it: {decision}.", flush=True)
+        print(f"\nPruned by the search {decision}.", flush=True)
         return
     except Exception as error:
         reason = describe(error)

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.image import imread
+from torch.utils.tensorboard import SummaryWriter
 
 from fashion_lit.leaderboard import main
 from fashion_lit.ranking import rank, read_runs
 from fashion_lit.run_directory import RunDirectory
+from fashion_lit.sweep_figures import read_curves
 
 
 def write_run(
@@ -92,6 +94,32 @@ def test_figures_are_drawn(sweep: Path) -> None:
         image = imread(sweep / f"{name}.png")
         assert image.shape[0] > 100
         assert image.std() > 0.01
+
+
+def test_curves_of_the_best_are_what_tensorboard_has(tmp_path: Path) -> None:
+    for i in range(7):
+        run = write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), val_accuracy=0.9 + i / 100)
+        with SummaryWriter(str(run.path)) as writer:
+            for epoch in range(1, 5):
+                writer.add_scalar("val/accuracy", 0.1 * epoch + i / 100, 10 * epoch - 1)
+    best = rank(read_runs(tmp_path), "val/accuracy")[0]
+    (points,) = read_curves(best, "val/accuracy")
+    np.testing.assert_allclose(points, [(e, 0.1 * e + 0.06) for e in range(1, 5)], rtol=1e-6)
+    assert main([str(tmp_path)]) == 0
+    assert imread(tmp_path / "learning_curves.png").std() > 0.01
+
+
+def test_settings_whose_values_do_not_recur_are_scattered(tmp_path: Path) -> None:
+    for i in range(4):
+        write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), batch_size=64 + i // 2, val_accuracy=i / 9)
+    assert main([str(tmp_path)]) == 0
+    assert imread(tmp_path / "scatter.png").std() > 0.01
+    assert not (tmp_path / "heat_map.png").exists()
+    for i in range(4):
+        write_run(tmp_path, f"b{i}", lr=0.1 * (i + 1), batch_size=65 - i // 2, val_accuracy=i / 9)
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "heat_map.png").exists()
+    assert not (tmp_path / "scatter.png").exists()
 
 
 def test_what_is_within_noise_of_the_best_is_marked(tmp_path: Path) -> None:

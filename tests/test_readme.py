@@ -9,6 +9,7 @@ import pytest
 from fashion_lit.__main__ import COMMANDS
 from fashion_lit.config import CONF_DIR, compose_jobs, prepare_overrides
 from fashion_lit.schema import check
+from fashion_lit.search import check_corners, read_space
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
@@ -16,7 +17,7 @@ INLINE = re.findall(r"`(fashion-lit [^`…]+)`", README)
 LINES = [line for block in BLOCKS for line in block.splitlines()] + INLINE
 TYPED = sorted({part.strip() for line in LINES for part in re.split(r"&&|\s#\s", line)})
 COMMANDS_TYPED = [line for line in TYPED if line.startswith("fashion-lit ")]
-SETTINGS = re.findall(r"`((?:data|model|trainer|optimizer)\.[a-z_]+)(?:=[^`]*)?`", README)
+SETTINGS = re.findall(r"`((?:data|model|trainer|optimizer|launcher)\.[a-z_]+)(?:=[^`]*)?`", README)
 SETTINGS.remove("optimizer.weight_dcay")  # the README's example of a misspelling
 
 
@@ -29,6 +30,9 @@ def test_readme_has_the_two_set_up_commands() -> None:
 def test_command_parses(line: str) -> None:
     _, command, *arguments = shlex.split(line)
     assert command in COMMANDS
+    if command == "search":
+        pytest.importorskip("optuna", reason="needs the extra [search]")
+        check_corners(*read_space([a for a in arguments if "--" not in a and not a.isdigit()]))
     if command != "train":
         return  # its own tests parse its arguments
     overrides = [argument for argument in arguments if not argument.startswith("--")]

@@ -100,10 +100,10 @@ def test_hopeless_trial_is_pruned_and_marked_and_another_space_refused(
     assert main([*arguments, "7"]) == 0
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 6 + ["PRUNED"]
     (run,) = (RunDirectory(path) for path in sweep_dir.glob("trial_0006-*"))
-    assert (run.status["state"], run.status["reason"]) == ("pruned", "pruned after 1 epochs")
+    assert (run.status["state"], run.status["reason"]) == ("pruned", "after epoch 1 of 2")
     capsys.readouterr()
     assert leaderboard([str(sweep_dir)]) == 0
-    assert "pruned (" in capsys.readouterr().out
+    assert "pruned (after epoch 1 of 2)" in capsys.readouterr().out
 
     assert main([*search, "optimizer.lr=1e-9,3e-9"]) == 2
     assert "Expected the space that this search was begun with" in capsys.readouterr().err
