@@ -26,10 +26,13 @@ def is_slurm_here() -> bool:
 needs_slurm = pytest.mark.skipif(not is_slurm_here(), reason="needs a SLURM that answers sinfo")
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="SLURM is here")
 def test_without_slurm_it_is_refused(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     place = [f"output_root={tmp_path.as_posix()}", "launcher=slurm"]
     assert main(["-m", *small, *place, "seed=0,1"]) == 2
     assert "Expected the command `sbatch` for launcher=slurm" in capsys.readouterr().err
