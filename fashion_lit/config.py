@@ -27,6 +27,7 @@ from fashion_lit.schema import Config
 _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 OPTIONAL_GROUPS = ("experiment", "debug")
+SPACES = "search"  # what `fashion-lit search` draws from: not composed either
 SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
 # Where a run lies and what starts it, not what it is: left out of its record.
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
@@ -43,6 +44,11 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     for text in expand(overrides, SWEEP, SWEEP):
         override = parse_override(text)
         key = override.get_key_element().lstrip("+~")
+        if key == SPACES:
+            raise UserError(
+                f"`{key}` holds the spaces of fashion-lit search; type fashion-lit search "
+                f"space={override.get_value_element_as_str()}."
+            )
         if is_group(key) and not override.is_delete():
             check_choices(key, override)
             prepared.append(text.lstrip("+"))

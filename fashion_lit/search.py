@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from fashion_lit.build import build_launcher
-from fashion_lit.config import compose_jobs, expand, parse_override, prepare_overrides
+from fashion_lit.config import SPACES, compose_jobs, expand, parse_override, prepare_overrides
 from fashion_lit.errors import UserError
 from fashion_lit.pruning import METRIC, PRUNERS, STUDY_FILE, load_study
 from fashion_lit.run_directory import quote_command
@@ -97,7 +97,7 @@ def read_space(
     overrides: Sequence[str],
 ) -> tuple[dict[str, "optuna.distributions.BaseDistribution"], list[str]]:
     """Return what is searched, by setting, and the overrides that all trials share."""
-    prepared = prepare_overrides(expand(overrides, SPACE, "search"))
+    prepared = prepare_overrides(expand(overrides, SPACE, SPACES))
     check_mode(prepared, multirun=True)
     parsed = [parse_override(text) for text in prepared]
     space = {o.key_or_group: distribution(o) for o in parsed if o.is_sweep_override()}

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from fashion_lit.build import build_classifier, build_datamodule
-from fashion_lit.config import CONF_DIR, compose_jobs, flatten, model_name, prepare_overrides
+from fashion_lit.config import (
+    CONF_DIR,
+    SPACES,
+    SWEEP,
+    compose_jobs,
+    flatten,
+    model_name,
+    prepare_overrides,
+)
 from fashion_lit.errors import UserError
 from fashion_lit.schema import Config, check
 
@@ -11,7 +19,7 @@ GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 CHOICES = [
     f"{group}={path.stem}"
     for group in GROUPS
-    if group != "sweep"
+    if group not in (SPACES, SWEEP)
     for path in sorted((CONF_DIR / group).glob("*.yaml"))
 ]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fashion_lit.config import parse_override
+from fashion_lit.config import CONF_DIR, SPACES, parse_override, prepare_overrides
+from fashion_lit.errors import UserError
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.pruning import STUDY_FILE, load_study
 from fashion_lit.run_directory import RunDirectory
-from fashion_lit.search import distribution, main
+from fashion_lit.search import check_corners, distribution, main, read_space
 from fashion_lit.study import make_sampler
 
 optuna = pytest.importorskip("optuna", reason="needs the extra [search]")
@@ -41,6 +42,14 @@ def search(tmp_path: Path, small: list[str]) -> list[str]:
 )
 def test_hydras_sweeps_are_what_is_searched(text: str, expected: str) -> None:
     assert str(distribution(parse_override(text))).startswith(expected)
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / SPACES).glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_space_can_be_searched_and_opens_with_its_command(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith(f"# fashion-lit search space={path.stem}")
+    space, fixed = read_space([f"space={path.stem}", "optimizer.lr=0.3"])
+    assert "optimizer.lr" not in space  # what is typed comes first
+    check_corners(space, fixed)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_trials_before() -> None:
@@ -75,6 +84,11 @@ def test_bad_arguments_end_in_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_space_is_no_group_of_a_run() -> None:
+    with pytest.raises(UserError, match="type fashion-lit search space=adamw"):
+        prepare_overrides(["search=adamw"])
 
 
 def test_hopeless_trial_is_pruned_and_marked_and_another_space_refused(
