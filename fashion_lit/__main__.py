@@ -9,6 +9,7 @@ from fashion_lit import __version__
 COMMANDS = {
     "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
     "search": ("fashion_lit.search", "search for good settings with Optuna"),
+    "evaluate": ("fashion_lit.evaluate", "evaluate runs, or an ensemble, and write a report"),
     "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a multirun"),
 }
 
@@ -54,6 +55,7 @@ examples:
   fashion-lit train --cfg job                 show the whole configuration
   fashion-lit train -m optimizer.lr=0.1,0.2   one run for each value
   fashion-lit search space=lr_batch_size      Optuna chooses the values
+  fashion-lit evaluate runs/NAME              a report on a run: runs/NAME/report/
   fashion-lit leaderboard sweeps/NAME         the best of them first
 """
 

@@ -17,9 +17,8 @@ import yaml
 
 from fashion_lit.config import flatten
 from fashion_lit.run_directory import RunDirectory
+from fashion_lit.scores import student_interval
 
-# Of Student's distribution, 97.5 %, for 1 to 10 degrees of freedom.
-STUDENT_QUANTILES = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, for large sweeps
 
 
@@ -141,9 +140,8 @@ def is_near(best: Entry, other: Entry, metric: str) -> bool:
     common = best.metric.keys() & other.metric.keys()
     if len(common) >= 3:
         differences = [best.metric[seed] - other.metric[seed] for seed in sorted(common)]
-        error = statistics.stdev(differences) / math.sqrt(len(differences))
-        quantile = STUDENT_QUANTILES[min(len(common), len(STUDENT_QUANTILES) + 1) - 2]
-        return abs(statistics.fmean(differences)) <= quantile * error
+        low, high = student_interval(differences)
+        return low <= 0 <= high
     if not other.metric or not metric.endswith("/accuracy"):
         return False
     p, num_images = best.mean, float(best.runs[0].settings["data.val_size"])

@@ -1,4 +1,4 @@
-"""Figures and tables: counts in, text and figures out."""
+"""Tables and figures of what a model does: numbers in, text and figures out."""
 
 from collections.abc import Sequence
 
@@ -40,17 +40,20 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], *, digi
 
 
 def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw counts (C, C), true classes in rows; the colour is the share of the row."""
+    """Draw counts (C, C), true classes in rows, and each as a share of its row, the colour."""
     counts = confusion.double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(6.4, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6.8, 6.4), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(class_names)):
         for column in range(len(class_names)):
             color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{int(counts[row, column])}"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+            share = float(shares[row, column])
+            if share:
+                text += f"\n{100 * share:.0f} %" if share >= 0.01 else "\n< 1 %"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
     axes.set_xticks(range(len(class_names)), class_names, rotation=40, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.set_xlabel("predicted")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fashion_lit.curves import read_curves
 from fashion_lit.ranking import Entry
 
 Value = float | str
@@ -39,7 +39,7 @@ def draw_figures(
         draw = heat_map if is_grid else scatter
         figures["heat_map" if is_grid else "scatter"] = draw(means, columns[0], columns[1], metric)
     labels = [", ".join(describe_settings(entry, columns)) for entry in done[:NUM_CURVES]]
-    curves = [read_curves(entry, metric) for entry in done[:NUM_CURVES]]
+    curves = [entry_curves(entry, metric) for entry in done[:NUM_CURVES]]
     if any(len(points) > 1 for members in curves for points in members):
         figures["learning_curves"] = learning_curves(dict(zip(labels, curves, strict=True)), metric)
     for name in FIGURES:
@@ -171,16 +171,14 @@ def time_figure(entries: Sequence[Entry], metric: str) -> Figure:
     return figure
 
 
-def read_curves(entry: Entry, metric: str) -> list[list[tuple[float, float]]]:
-    """Return `metric` over epochs as TensorBoard has it, for each run that logged it."""
+def entry_curves(entry: Entry, metric: str) -> list[list[tuple[float, float]]]:
+    """Return `metric` over epochs, for each finished run that logged it."""
     curves = []
     for run in entry.runs:
-        events = EventAccumulator(str(run.path), size_guidance={"scalars": 0, "images": 1})
-        events.Reload()
-        if run.metrics and metric in events.Tags()["scalars"]:
-            points = events.Scalars(metric)
-            epochs_of_step = float(run.settings["trainer.max_epochs"]) / (points[-1].step + 1)
-            curves.append([((p.step + 1) * epochs_of_step, p.value) for p in points])
+        points = read_curves(run.path).get(metric) if run.metrics else None
+        if points:
+            epochs_of_step = float(run.settings["trainer.max_epochs"]) / (points[-1][0] + 1)
+            curves.append([((step + 1) * epochs_of_step, value) for step, value in points])
     return curves
 
 

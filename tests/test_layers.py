@@ -14,23 +14,26 @@ LAYERS = [
     ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
+    ["scores"],
     ["datamodule"],
     ["classifier"],
     ["cnn", "transfer", "callbacks", "checkpoints"],
     ["restart_points"],
     # runs
-    ["run_directory", "report", "pruning"],
+    ["run_directory", "report", "pruning", "reference", "curves"],
     ["launchers"],
     ["slurm"],
     ["schema"],
     ["config"],
     ["resuming"],
     ["terminal", "ranking"],
-    ["build", "sweep_figures"],
+    ["build", "sweep_figures", "narrative", "report_figures"],
+    ["evaluation"],
+    ["report_page", "comparison"],
     # commands
     ["sweep"],
     ["train", "study"],
-    ["leaderboard", "search"],
+    ["leaderboard", "search", "evaluate"],
     ["__main__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fashion_lit.leaderboard import main
 from fashion_lit.ranking import rank, read_runs
 from fashion_lit.run_directory import RunDirectory
-from fashion_lit.sweep_figures import read_curves
+from fashion_lit.sweep_figures import entry_curves
 
 
 def write_run(
@@ -103,7 +103,7 @@ def test_curves_of_the_best_are_what_tensorboard_has(tmp_path: Path) -> None:
             for epoch in range(1, 5):
                 writer.add_scalar("val/accuracy", 0.1 * epoch + i / 100, 10 * epoch - 1)
     best = rank(read_runs(tmp_path), "val/accuracy")[0]
-    (points,) = read_curves(best, "val/accuracy")
+    (points,) = entry_curves(best, "val/accuracy")
     np.testing.assert_allclose(points, [(e, 0.1 * e + 0.06) for e in range(1, 5)], rtol=1e-6)
     assert main([str(tmp_path)]) == 0
     assert imread(tmp_path / "learning_curves.png").std() > 0.01

@@ -1,0 +1,204 @@
+"""Evaluate runs from their directories, and write a report; nothing is trained or changed.
+
+fashion-lit evaluate runs/first
+fashion-lit evaluate runs/a runs/b runs/c --output ensemble
+fashion-lit evaluate runs/a runs/b --compare
+
+Several runs are an ensemble, the mean of their probabilities, shown beside its members. A run that
+keeps the test set closed (test=false, as in a sweep) is evaluated on its validation images.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from fashion_lit.comparison import compare
+from fashion_lit.config import flatten
+from fashion_lit.curves import read_curves
+from fashion_lit.errors import UserError
+from fashion_lit.evaluation import (
+    Model,
+    Predictions,
+    Split,
+    choose_splits,
+    ensemble,
+    load_model,
+    predict,
+)
+from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.files import write_atomically
+from fashion_lit.quiet import silence_known_messages
+from fashion_lit.report import classification_report
+from fashion_lit.report_figures import pictures_figure
+from fashion_lit.report_page import Evaluation, Result, result_row, sentences, write_report
+from fashion_lit.run_directory import RunDirectory
+from fashion_lit.scores import score
+
+OUTPUT = "evaluation"  # of several runs, in the current directory
+ENSEMBLE = "ensemble"
+NUM_PICTURES = 12  # of each side of a comparison
+
+
+def main(arguments: list[str]) -> int:
+    """Run `fashion-lit evaluate ARGUMENTS`; returns the exit code: 0, 2 for what cannot be, 130."""
+    parser = argparse.ArgumentParser(
+        prog="fashion-lit evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--split", choices=("val", "test"), help="one of the two; default: both")
+    parser.add_argument("--checkpoint", help="best, last or a file; default: best")
+    parser.add_argument("--tta", action="store_true", help="also mirrored and shifted by a pixel")
+    parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
+    parser.add_argument("--compare", action="store_true", help="is the second better by chance?")
+    args = parser.parse_args(arguments)
+    try:
+        silence_known_messages()
+        check_arguments(args)
+        models = [load_model(RunDirectory(path), args.checkpoint) for path in args.run_dirs]
+        for model in models:
+            if model.notice:
+                print(f"{model.name}: {model.notice}")
+        splits = common_splits(models, args.split)
+        if args.compare:
+            compare_models(models, splits[-1], args.output or Path(OUTPUT))
+        else:
+            evaluate(models, splits, args)
+    except UserError as error:
+        print(f"fashion-lit evaluate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for arguments that do not go together."""
+    paths = [path.absolute() for path in args.run_dirs]
+    if len(set(paths)) < len(paths):
+        raise UserError("Expected each run once, but one of the directories was given twice.")
+    if args.compare and (len(paths) < 2 or args.tta):
+        raise UserError("Expected two runs or more, and no --tta, with --compare.")
+    if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
+        raise UserError("Expected one run with a --checkpoint FILE, but got several.")
+
+
+def common_splits(models: Sequence[Model], wanted: Split | None) -> list[Split]:
+    """Return the splits to evaluate on, the test images last; says when those stay closed."""
+    chosen = [choose_splits(model.config, wanted) for model in models]
+    splits: list[Split] = [s for s in chosen[0] if all(s in other for other in chosen)]
+    if not splits:
+        raise UserError("Expected runs that validate on the same images; choose one by --split.")
+    if wanted is None and "test" not in splits:
+        print("The test set stays closed, as these runs have it (test=false); --split test opens.")
+    return splits
+
+
+def evaluate(models: Sequence[Model], splits: Sequence[Split], args: argparse.Namespace) -> None:
+    """Evaluate one model, or an ensemble beside its members; write and print the report."""
+    results = []
+    for split in splits:
+        members = [predict(model, split) for model in models]
+        named = list(zip([model.name for model in models], members, strict=True))
+        if len(models) > 1:
+            named.append((ENSEMBLE, ensemble(members)))
+        if args.tta:
+            views = [predict(model, split, augmented=True) for model in models]
+            named.append((f"{named[-1][0]}, views", ensemble(views)))
+        results += [result(name, split, predictions) for name, predictions in named]
+    name = ENSEMBLE if len(models) > 1 else models[0].name
+    main_result = next(r for r in reversed(results) if r.name == name)
+    evaluation = describe(models, main_result, results)
+    output = args.output or (models[0].run.path / "report" if len(models) == 1 else Path(OUTPUT))
+    write_report(output, evaluation)
+    print_results(evaluation, output)
+
+
+def result(name: str, split: Split, predictions: Predictions) -> Result:
+    """Score a model's predictions."""
+    scores = score(predictions.probabilities, predictions.labels, CLASS_NAMES)
+    return Result(name, split, predictions, scores)
+
+
+def describe(models: Sequence[Model], main_result: Result, results: Sequence[Result]) -> Evaluation:
+    """Gather what a report shows of one model or an ensemble."""
+    first = models[0]
+    notices = [f"{model.name}: {model.notice}" for model in models if model.notice]
+    if any(model.config["data"]["validate_on_test"] for model in models):
+        notices.append("The best epoch was picked on the test images, so the figures flatter it.")
+    architectures = sorted({model.architecture for model in models})
+    num_parameters = [sum(p.numel() for p in model.classifier.parameters()) for model in models]
+    subtitle = f"{', '.join(architectures)}, {sum(num_parameters):,} parameters"
+    single = len(models) == 1
+    return Evaluation(
+        title=first.name if single else f"Ensemble of {', '.join(m.name for m in models)}",
+        subtitle=f"{subtitle}, seed {first.config['seed']}" if single else subtitle,
+        main=main_result,
+        results=results,
+        notices=notices,
+        curves=read_curves(first.run.path) if single else {},
+        num_epochs=max(1, first.run.status.get("epoch", 1)),
+        settings="\n\n".join(yaml.safe_dump(m.config, sort_keys=False) for m in models),
+        with_references=first.config["data"]["name"] == "fashion_mnist",
+    )
+
+
+def print_results(evaluation: Evaluation, output: Path) -> None:
+    """Print the results, what they say, and where the report is."""
+    head = ["model", "split", "accuracy", "95 % interval", "macro F1", "log-loss", "calibration"]
+    rows = [head, *(result_row(result) for result in evaluation.results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    main_result = evaluation.main
+    print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
+    print("\n".join(sentences(evaluation)))
+    print(f"\nThe report lies in {output.absolute()}; open report.html in a browser.")
+
+
+def compare_models(models: Sequence[Model], split: Split, output: Path) -> None:
+    """Say whether the second model is better than the first; runs of one model differ by seed."""
+    groups = group_by_model(models)
+    if len(groups) != 2:
+        raise UserError(
+            "Expected runs of two models, whose own runs differ by their seeds alone, to "
+            f"--compare, but got {len(groups)}."
+        )
+    first, second = (
+        {int(model.config["seed"]): predict(model, split) for model in group} for group in groups
+    )
+    names = [group[0].name for group in groups]
+    comparison = compare(names[0], names[1], first, second)
+    print(comparison.text)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "comparison.txt", f"{comparison.text}\n")
+    one, other = first[min(first)], second[min(second)]
+    sides = {
+        "only_first": (names[0], comparison.only_first, other),
+        "only_second": (names[1], comparison.only_second, one),
+    }
+    for file_name, (name, chosen, loser) in sides.items():
+        places = chosen.nonzero()[:NUM_PICTURES, 0]
+        if len(places):
+            shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
+            title = f"Only {name} gets these right; the other says"
+            figure = pictures_figure(*shown, CLASS_NAMES, title)
+            figure.savefig(output / f"{file_name}.png")
+    print(f"\nPictures of what only one gets right lie in {output.absolute()}.")
+
+
+def group_by_model(models: Sequence[Model]) -> list[list[Model]]:
+    """Group runs that differ in their seed alone; two runs are two groups in any case."""
+    if len(models) == 2:
+        return [[model] for model in models]
+    groups: dict[str, list[Model]] = {}
+    for model in models:
+        settings = {k: v for k, v in flatten(model.config).items() if k != "seed"}
+        groups.setdefault(repr(sorted(settings.items())), []).append(model)
+    return list(groups.values())

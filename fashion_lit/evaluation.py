@@ -1,0 +1,201 @@
+"""From a run directory to the probabilities its model gives to each image.
+
+    model = load_model(RunDirectory(Path("runs/first")))
+    predictions = predict(model, "test")  # probabilities (N, 10), labels (N,)
+
+Nothing is trained, and nothing of the run is changed.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from fashion_lit.augment import flip_horizontally, shift_pixels
+from fashion_lit.build import build_datamodule
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.config import model_name
+from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.device import choose_precision, resolve_accelerator
+from fashion_lit.errors import UserError
+from fashion_lit.resuming import find_restart, read_record
+from fashion_lit.run_directory import RunDirectory
+from fashion_lit.schema import CLASSIFIERS, Config
+
+Split = Literal["val", "test"]
+# Each image mirrored or not, where it is or a pixel further: (mirrored, down, right).
+VIEWS = [
+    (mirrored, down, right)
+    for mirrored in (False, True)
+    for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier and its data.
+
+    Args:
+        run: where it comes from.
+        config: the run's.
+        checkpoint: its weights.
+        classifier: with the weights.
+        datamodule: the run's, set up.
+        notice: what to know of it, or "".
+    """
+
+    run: RunDirectory
+    config: Config
+    checkpoint: Path
+    classifier: ImageClassifier
+    datamodule: FashionMNISTDataModule
+    notice: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return self.run.path.absolute().name
+
+    @property
+    def architecture(self) -> str:
+        """The network's name."""
+        return model_name(self.config)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of each image of a split.
+
+    Args:
+        probabilities: (N, 10) float32, each row adds up to 1.
+        labels: (N,) int64.
+        images: (N, 28, 28) uint8.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    images: Tensor
+
+    @property
+    def predicted(self) -> Tensor:
+        """The likeliest class of each image: (N,) int64."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def correct(self) -> Tensor:
+        """Which images are recognised: (N,) bool."""
+        return self.predicted == self.labels
+
+    @property
+    def confidence(self) -> Tensor:
+        """The likeliest class's probability: (N,) float32."""
+        return self.probabilities.max(1).values
+
+
+def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
+    """Rebuild a run's model from its directory alone; raises UserError where that fails.
+
+    Args:
+        run: a run's directory.
+        checkpoint: "best", "last" or a file; None is the best one of a finished run, and the
+            newest one of another.
+    """
+    if not run.exists:
+        raise UserError(f"Expected the directory of a run, but {run.path} holds no config.yaml.")
+    config = run.config
+    path, notice = choose_checkpoint(run, config, checkpoint)
+    record = read_record(path)
+    if record["config"]["model"] != config["model"]:
+        raise UserError(
+            f"Expected a checkpoint of the run's own model, {model_name(config)}, but {path} holds "
+            f"another one ({model_name(record['config'])}, or other settings)."
+        )
+    classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
+        path, map_location="cpu", weights_only=True
+    )
+    datamodule = build_datamodule(config, classifier)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return Model(run, config, path, classifier.eval(), datamodule, notice)
+
+
+def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
+    """Return the file to evaluate, and what to know of it; raises UserError if there is none."""
+    named = {"best": run.best_checkpoint, "last": run.last_checkpoint}
+    if wanted is not None:
+        return named.get(wanted, Path(wanted)), ""
+    state = run.status.get("state")
+    if state == "finished":
+        return run.best_checkpoint, ""
+    restart = find_restart(run, config, set_aside=False)
+    if restart.checkpoint is None:
+        raise UserError(f"Expected a checkpoint in {run.checkpoint_dir}, but there is none yet.")
+    epochs, total = restart.record["epochs_done"], config["trainer"]["max_epochs"]
+    name = restart.checkpoint.name
+    return restart.checkpoint, f"The run is {state}: this is {name}, {epochs} of {total} epochs."
+
+
+def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
+    """Return the splits to evaluate; a run that keeps the test set closed does so here as well."""
+    if wanted is not None:
+        return [wanted]
+    if config["data"]["validate_on_test"]:
+        return ["test"]
+    return ["val", "test"] if config["test"] else ["val"]
+
+
+@torch.inference_mode()
+def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictions:
+    """Return what a model says of a split, in the precision it was trained in.
+
+    With `augmented`, the mean of the probabilities over VIEWS of each image.
+    """
+    trainer = model.config["trainer"]
+    accelerator = resolve_accelerator(trainer.get("accelerator", "auto"))
+    precision, _ = choose_precision(trainer["precision"], accelerator)
+    fabric = L.Fabric(accelerator=accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+    classifier = fabric.setup_module(copy.deepcopy(model.classifier))
+    data = model.datamodule
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    labels = loader.data.labels[loader.indices]
+    images = loader.data.images[loader.indices]
+    views = VIEWS if augmented else VIEWS[:1]
+    total = torch.zeros(())
+    for view in views:
+        batches = images.tensor_split(len(loader))
+        inputs = (data.to_input(shown(batch, *view)).to(fabric.device) for batch in batches)
+        logits = [classifier(x).float().cpu() for x in inputs]
+        total = total + torch.cat(logits).softmax(1)
+    return Predictions(total / len(views), labels, images)
+
+
+def shown(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
+    """Return images (B, 28, 28) uint8 mirrored, and moved by -1, 0 or 1 pixels."""
+    if (mirrored, down, right) == VIEWS[0]:
+        return images
+    num_images = len(images)
+    images = flip_horizontally(images, torch.full((num_images,), mirrored))
+    moves = (torch.full((num_images,), value) for value in (down, right))
+    return shift_pixels(images, *moves, limit=1)
+
+
+def same_images(members: Sequence[Predictions]) -> None:
+    """Raise UserError unless all predictions are of the same images, in the same order."""
+    for other in members[1:]:
+        if not torch.equal(members[0].images, other.images):
+            raise UserError(
+                "Expected runs on the same images, but their data differ (data.name, "
+                "data.split_seed, data.val_size, …); evaluate them one by one."
+            )
+
+
+def ensemble(members: Sequence[Predictions]) -> Predictions:
+    """Return the mean of the members' probabilities; raises UserError unless they saw the same."""
+    same_images(members)
+    mean = torch.stack([member.probabilities for member in members]).mean(0)
+    return Predictions(mean, members[0].labels, members[0].images)
