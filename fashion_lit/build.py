@@ -5,9 +5,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from fashion_lit.augment import Augment
-from fashion_lit.callbacks import KeyedDropout, RunLogger, TensorBoardPages, TrainingSpeed
+from fashion_lit.callbacks import KeyedDropout, RunLogger, TrainingSpeed
 from fashion_lit.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import flatten
@@ -17,11 +19,13 @@ from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.launchers import Launcher
 from fashion_lit.pruning import told_pruning
 from fashion_lit.report import confusion_matrix_figure
+from fashion_lit.report_figures import pictures_figure
 from fashion_lit.restart_points import RestartPoints
 from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import CLASSIFIERS, LAUNCHERS, SOURCES, Config, keyword_fields
 from fashion_lit.stopping import StopSignals
+from fashion_lit.tensorboard_pages import Norms, TensorBoardPages, ValidationPictures
 from fashion_lit.terminal import TerminalTable
 
 
@@ -52,6 +56,16 @@ def build_launcher(config: Config) -> Launcher:
     return LAUNCHERS[arguments.pop("name")](**arguments)
 
 
+def draw_confusions(confusion: Tensor) -> Figure:
+    """Draw counts (10, 10), true classes in rows."""
+    return confusion_matrix_figure(confusion, CLASS_NAMES)
+
+
+def draw_pictures(images: Tensor, labels: Tensor, probabilities: Tensor) -> Figure:
+    """Draw images (N, H, W) with their labels (N,) and what is said of them (N, 10)."""
+    return pictures_figure(images, labels, probabilities, CLASS_NAMES)
+
+
 def build_trainer(
     config: Config, run: RunDirectory, restart: Restart, signals: StopSignals
 ) -> tuple[L.Trainer, RestartPoints]:
@@ -76,7 +90,7 @@ def build_trainer(
         KeyedDropout(config["seed"]),
         speed,
         terminal,
-        TensorBoardPages(flatten(config), lambda c: confusion_matrix_figure(c, CLASS_NAMES)),
+        TensorBoardPages(flatten(config), draw_confusions),
         BestCheckpoint(
             run.checkpoint_dir,
             filename=run.best_checkpoint.stem,
@@ -86,6 +100,10 @@ def build_trainer(
             enable_version_counter=False,
         ),
     ]
+    if config["tensorboard"]["pictures"]:
+        callbacks.append(ValidationPictures(draw_confusions, draw_pictures))
+    if every_steps := config["tensorboard"]["norms_every_steps"]:
+        callbacks.append(Norms(every_steps))
     if patience := config["early_stopping"]["patience"]:
         callbacks.append(
             EarlyStopping(

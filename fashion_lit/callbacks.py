@@ -1,36 +1,19 @@
-"""Callbacks and logger of every run: keyed dropout, speed, TensorBoard."""
+"""Callbacks and logger of every run: keyed dropout, speed."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
-from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
-from fashion_lit.classifier import ImageClassifier
 from fashion_lit.randomness import seed_default_generators
 
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
 EVENT_FILES = "events.out.tfevents.*"
-BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
-CUSTOM_SCALARS = {
-    "Overview": {
-        "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
-        "loss": ["Multiline", ["train/loss$", "val/loss$"]],
-    }
-} | {
-    f"{title} by class": {
-        score: ["Multiline", [f"{split}/{score}/.*"]] for score in ("f1", "precision", "recall")
-    }
-    for title, split in (("Validation", "val"), ("Test", "test"))
-}
 
 
 class RunLogger(TensorBoardLogger):
@@ -128,77 +111,3 @@ class TrainingSpeed(L.Callback):
         if pl_module.device.type == "cuda":  # the device may be steps behind
             torch.cuda.synchronize(pl_module.device)
         self.seconds += time.perf_counter() - self._since
-
-
-class TensorBoardPages(L.Callback):
-    """Fills TensorBoard beyond the epoch's scalars: charts by class, HPARAMS, lr, confusions.
-
-    Args:
-        hyperparameters: what the HPARAMS tab lists of this run; numbers stay numbers.
-        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
-    """
-
-    def __init__(
-        self,
-        hyperparameters: Mapping[str, float | str],
-        draw_confusion_matrix: Callable[[Tensor], Figure],
-    ) -> None:
-        self.hyperparameters = dict(hyperparameters)
-        self.draw_confusion_matrix = draw_confusion_matrix
-        self._last_point = 0
-
-    @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(trainer.logger, RunLogger)
-        self._last_point = trainer.global_step
-        if not trainer.is_global_zero or trainer.logger.goes_on:
-            return
-        writer = _writer(trainer)
-        writer.add_custom_scalars(CUSTOM_SCALARS)
-        # The tab takes the names from here and the values from the scalars of these names.
-        names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
-        for summary in hparams(self.hyperparameters, names):
-            writer._get_file_writer().add_summary(summary)
-
-    @override
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        num_steps = trainer.global_step
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        due = every > 0 and (num_steps - 1) % every == 0 and num_steps != self._last_point
-        if not due or not trainer.is_global_zero:
-            return
-        self._last_point = num_steps  # gradient accumulation: several batches are one step
-        writer = _writer(trainer)
-        writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
-        writer.add_scalar("train/batch_loss", outputs["loss"], num_steps)
-
-    @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the best one
-            assert isinstance(pl_module, ImageClassifier)
-            totals = pl_module.val_metrics.compute()
-            _writer(trainer).add_scalar(BEST_ACCURACY, totals["accuracy"], trainer.global_step)
-            self._log_confusions(trainer, "val/confusion_matrix", totals["confusion"])
-
-    @override
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            assert isinstance(pl_module, ImageClassifier)
-            totals = pl_module.test_metrics.compute()
-            self._log_confusions(trainer, "test/confusion_matrix", totals["confusion"])
-
-    def _log_confusions(self, trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
-        figure = self.draw_confusion_matrix(confusion.cpu())
-        _writer(trainer).add_figure(tag, figure, trainer.global_step, close=False)
-
-
-def _writer(trainer: L.Trainer) -> Any:
-    assert isinstance(trainer.logger, RunLogger)
-    return trainer.logger.experiment

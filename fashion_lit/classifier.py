@@ -82,22 +82,22 @@ class ImageClassifier(L.LightningModule):
         """Return the batch's loss; the epoch's metrics start anew with its first batch."""
         if batch_idx == 0:
             self.train_metrics.reset()
-        return self._step(batch, self.train_metrics)
+        return self._step(batch, self.train_metrics)[0]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the validation metrics."""
-        self._step(batch, self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the validation metrics; returns its "logits" (B, 10), for callbacks."""
+        return {"logits": self._step(batch, self.val_metrics)[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the test metrics."""
         self._step(batch, self.test_metrics)
 
-    def _step(self, batch: Batch, metrics: ClassificationMetrics) -> Tensor:
+    def _step(self, batch: Batch, metrics: ClassificationMetrics) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
         metrics.update(logits, labels, loss)
-        return loss
+        return loss, logits
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's running training metrics, of every rank."""

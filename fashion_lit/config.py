@@ -165,12 +165,14 @@ def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
 def flatten(config: Config) -> dict[str, float | str]:
     """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard: numbers stay numbers, the rest is text.
 
-    Where the data lies and when checkpoints are written is left out: it says nothing of a run.
+    Where the data lies, when checkpoints are written and what TensorBoard shows is left out: it
+    says nothing of a run.
     """
+    silent = (*LOCATION_KEYS, "checkpoint", "tensorboard")
     return {
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in leaves(config).items()
-        if key not in PLACES and key.split(".")[0] not in (*LOCATION_KEYS, "checkpoint")
+        if key not in PLACES and key.split(".")[0] not in silent
     }
 
 

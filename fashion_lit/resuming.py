@@ -34,6 +34,7 @@ CHECKPOINT_VARIABLE = "FASHION_LIT_CHECKPOINT"
 HARMLESS = (
     "test",
     "checkpoint",
+    "tensorboard",
     "data.root",
     "data.mirrors",
     "data.device",
@@ -72,7 +73,9 @@ def settle_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, l
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
     if run.exists:
-        recorded = run.config
+        # A record may be older than a setting that cannot change the result.
+        newer = {key: value for key, value in composed.items() if is_harmless(key)}
+        recorded = newer | run.config
         settings = continued_config(
             recorded, amend(recorded, overrides, composed), f"the run in {run.path}"
         )

@@ -85,6 +85,10 @@ def run_schema(config: Config) -> type[BaseModel]:
         seed=(int, Field(ge=0, lt=2**32)),
         test=(bool, ...),
         checkpoint=(object_schema(**keyword_fields(RestartPoints, exclude=OWN_POINTS_KEYS)), ...),
+        tensorboard=(
+            object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...)),
+            ...,
+        ),
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
         output_root=(str, ...),

@@ -23,6 +23,7 @@ SMALL = [
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
+    "tensorboard.pictures=false",
 ]
 
 
@@ -62,6 +63,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A finished run of the default model on small data, two epochs; not to be changed."""
     directory = tmp_path_factory.mktemp("finished") / "run"
     arguments = [*SMALL, "trainer.max_epochs=2", f"run_dir={directory.as_posix()}"]
+    arguments += ["tensorboard.pictures=true", "tensorboard.norms_every_steps=3"]
     assert train_main(arguments) == 0
     return RunDirectory(directory)
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["datamodule"],
     ["classifier"],
     ["cnn", "transfer", "callbacks", "checkpoints"],
-    ["restart_points"],
+    ["restart_points", "tensorboard_pages"],
     # runs
     ["run_directory", "report", "pruning", "reference", "curves"],
     ["launchers"],
@@ -27,7 +27,8 @@ LAYERS = [
     ["config"],
     ["resuming"],
     ["terminal", "ranking"],
-    ["build", "sweep_figures", "narrative", "report_figures"],
+    ["sweep_figures", "narrative", "report_figures"],
+    ["build"],
     ["evaluation"],
     ["report_page", "comparison"],
     # commands
