@@ -158,7 +158,7 @@ class ValidationPictures(L.Callback):
 
 
 class Norms(L.Callback):
-    """Logs the norms of all weights and of all their gradients, train/weight_norm, train/gradient_norm.
+    """Logs train/weight_norm and train/gradient_norm, over all weights together.
 
     Args:
         every_steps: optimizer steps between two points; each waits once for the device.
