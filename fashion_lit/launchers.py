@@ -214,12 +214,21 @@ def run_processes(
         for slot, job, process in ended:
             del running[slot]
             source.give_back(job, process.returncode)
-            if process.returncode > 128 and signals.received is None:
-                signals.received = process.returncode - 128  # somebody stopped the job
+            signals.received = signals.received or stopped_by(process.returncode)
         watch([job for job, _ in running.values()], [job for _, job, _ in ended])
     signals.wait_for_a_good_moment = False
     if signals.received is not None:
         raise Stopped(signals.received)
+
+
+def stopped_by(exit_code: int) -> int | None:
+    """Return the signal that asked a job to stop, as its exit code tells; None if it was not asked.
+
+    A job that had no time to install its handlers is ended by the signal itself.
+    """
+    if exit_code > 128:
+        return exit_code - 128
+    return -exit_code if -exit_code in (signal.SIGINT, signal.SIGTERM) else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from fashion_lit.config import parse_override, prepare_overrides
 from fashion_lit.errors import UserError
-from fashion_lit.launchers import Job, JobSource
+from fashion_lit.launchers import Job, JobSource, stopped_by
 from fashion_lit.pruning import METRIC, trial_environment
 from fashion_lit.randomness import derive_seed
 from fashion_lit.sweep import plan_jobs
@@ -107,7 +107,7 @@ class Trials(JobSource):
         trial = self._running.pop(job.run.path)
         if self._record(trial, job):
             return
-        if exit_code > 128 or (job.run.exists and job.run.is_locked()):
+        if stopped_by(exit_code) or (job.run.exists and job.run.is_locked()):
             self._release(trial)
         else:
             self._end(trial, "FAIL")

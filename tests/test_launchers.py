@@ -13,7 +13,14 @@ import torch
 
 from fashion_lit import launchers
 from fashion_lit.errors import UserError
-from fashion_lit.launchers import Job, ParallelLauncher, device_share, run_processes, show_progress
+from fashion_lit.launchers import (
+    Job,
+    ParallelLauncher,
+    device_share,
+    run_processes,
+    show_progress,
+    stopped_by,
+)
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.slurm import num_processes
 from fashion_lit.stopping import Stopped, StopSignals
@@ -86,6 +93,11 @@ def test_a_stop_reaches_all_jobs_and_no_other_begins(tmp_path: Path) -> None:
     assert stop.value.exit_code == 130
     assert sorted(source.ended) == [("job 0", 143), ("job 1", 143)]
     assert len(source.jobs) == 3
+
+
+def test_an_exit_code_tells_whether_a_job_was_asked_to_stop() -> None:
+    codes = {0: None, 1: None, 2: None, -9: None, 130: 2, 143: 15, 138: 10, -15: 15, -2: 2}
+    assert {code: stopped_by(code) for code in codes} == codes
 
 
 def test_each_job_gets_its_gpu_or_its_share_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
