@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
     "search": ("fashion_lit.search", "search for good settings with Optuna"),
     "evaluate": ("fashion_lit.evaluate", "evaluate runs, or an ensemble, and write a report"),
+    "benchmark": ("fashion_lit.benchmark", "measure speed against the reports' way, side by side"),
     "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a multirun"),
 }
 

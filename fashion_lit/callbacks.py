@@ -64,23 +64,34 @@ class KeyedDropout(L.Callback):
 
 
 class TrainingSpeed(L.Callback):
-    """Logs train/images_per_second of every epoch, over all ranks, validation left out."""
+    """Logs train/images_per_second of every epoch, over all ranks.
+
+    What happens between an epoch's first and last training batch counts, but no validation, nor
+    what other callbacks make of one.
+    """
 
     def __init__(self) -> None:
         self.num_images = 0
         self.seconds = 0.0
-        self._since = 0.0
+        self._since: float | None = None
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start_clock()  # a run that goes on in mid-epoch starts no epoch
+        self._start_epoch()  # a run that goes on in mid-epoch starts no epoch
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start_clock()
+        self._start_epoch()
 
-    def _start_clock(self) -> None:
+    def _start_epoch(self) -> None:
         self.num_images, self.seconds, self._since = 0, 0.0, time.perf_counter()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._since is None:  # after a validation in mid-epoch
+            self._since = time.perf_counter()
 
     @override
     def on_train_batch_end(
@@ -98,16 +109,15 @@ class TrainingSpeed(L.Callback):
         self._stop_clock(pl_module)
 
     @override
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since = time.perf_counter()
-
-    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_clock(pl_module)
         images_per_second = self.num_images / max(self.seconds, 1e-9)
         pl_module.log("train/images_per_second", images_per_second, rank_zero_only=True)
 
     def _stop_clock(self, pl_module: L.LightningModule) -> None:
+        if self._since is None:
+            return
         if pl_module.device.type == "cuda":  # the device may be steps behind
             torch.cuda.synchronize(pl_module.device)
         self.seconds += time.perf_counter() - self._since
+        self._since = None

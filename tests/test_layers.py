@@ -14,7 +14,7 @@ LAYERS = [
     ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
-    ["scores"],
+    ["scores", "timing", "peers"],
     ["datamodule"],
     ["classifier"],
     ["cnn", "transfer", "callbacks", "checkpoints"],
@@ -34,7 +34,7 @@ LAYERS = [
     # commands
     ["sweep"],
     ["train", "study"],
-    ["leaderboard", "search", "evaluate"],
+    ["leaderboard", "search", "evaluate", "benchmark"],
     ["__main__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

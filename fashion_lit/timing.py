@@ -1,0 +1,102 @@
+"""Measure contenders side by side: in turn, in one process, and by medians.
+
+    rates = alternate({"ours": measure_ours, "peer": measure_peer}, num_rounds=5)
+
+Machines are shared and drift, so only ratios of the same round mean anything.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fashion_lit.datamodule import Batch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Args:
+        part: of the benchmark.
+        what: was measured.
+        unit: of the rates, "images/s" or "steps/s".
+        ours: this project's rates, one a round.
+        peer: the other side's, its best variant's.
+        peer_name: what it is.
+    """
+
+    part: str
+    what: str
+    unit: str
+    ours: list[float]
+    peer: list[float]
+    peer_name: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast this project is: the median over rounds."""
+        return statistics.median(o / p for o, p in zip(self.ours, self.peer, strict=True))
+
+    @property
+    def extra_milliseconds(self) -> float:
+        """What one unit costs here more than there, in milliseconds: the median over rounds."""
+        pairs = zip(self.ours, self.peer, strict=True)
+        return statistics.median(1000 / o - 1000 / p for o, p in pairs)
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], float]], num_rounds: int
+) -> dict[str, list[float]]:
+    """Return each contender's rates, one a round; a first round warms up and does not count.
+
+    Every second round goes the other way round, so that none is always the first.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(num_rounds + 1):
+        names = list(contenders)[:: 1 if number % 2 else -1]
+        for name in names:
+            rate = contenders[name]()
+            if number:
+                rates[name].append(rate)
+    return rates
+
+
+def best(rates: Mapping[str, list[float]]) -> str:
+    """Return the name of the fastest by its median."""
+    return max(rates, key=lambda name: statistics.median(rates[name]))
+
+
+def images_per_second(make_batches: Callable[[], Iterable[Batch]], seconds: float) -> float:
+    """Count images for some seconds, over as many epochs as it takes.
+
+    The clock starts at the first batch: starting worker processes is not counted.
+    """
+    began, num_images = 0.0, 0
+    while True:
+        for images, _ in make_batches():
+            now = time.perf_counter()
+            if not began:
+                began = now
+                continue
+            num_images += len(images)
+            if now - began >= seconds:
+                return num_images / (now - began)
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures were measured on."""
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "gpu": torch.cuda.get_device_name() if cuda else "none",
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

@@ -1,0 +1,109 @@
+"""The benchmark: what it compares is the same work, and what it counts is right. No timings."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import FashionMNIST
+
+from fashion_lit.benchmark import main
+from fashion_lit.datamodule import to_input
+from fashion_lit.fashion_mnist import LabelledImages
+from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
+from fashion_lit.synthetic import SyntheticGarments
+from fashion_lit.timing import Row, alternate, best, images_per_second
+
+
+@pytest.fixture(scope="module")
+def drawn() -> LabelledImages:
+    return SyntheticGarments(num_train=64, num_test=10).load()[0]
+
+
+def test_torchvision_reads_the_very_images(drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    dataset = FashionMNIST(str(tmp_path), train=True)
+    assert torch.equal(dataset.data, drawn.images)
+    assert torch.equal(dataset.targets, drawn.labels)
+
+
+def test_both_sides_feed_a_network_the_same(drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    for name, size, channels, normalize in (
+        ("report B, 28 px", 28, 1, True),
+        ("report A, 224 px", 224, 3, False),
+    ):
+        dataset = FashionMNIST(str(tmp_path), train=True, transform=TRANSFORMS[name])
+        theirs, _ = next(iter(DataLoader(dataset, batch_size=8)))
+        ours = to_input(
+            drawn.images[:8], num_channels=channels, image_size=size, normalize=normalize
+        )  # type: ignore[call-arg]
+        # PIL rounds to whole numbers of 255, across and then down.
+        torch.testing.assert_close(ours, theirs, atol=1e-6 if size == 28 else 1.01 / 255, rtol=0)
+
+
+def test_sides_alternate_and_the_first_round_warms_up() -> None:
+    calls: list[str] = []
+
+    def side(name: str, rates: list[float]) -> float:
+        calls.append(name)
+        return rates.pop(0)
+
+    first, second = [1.0, 2.0, 3.0], [10.0, 20.0, 30.0]
+    found = alternate({"a": lambda: side("a", first), "b": lambda: side("b", second)}, 2)
+    assert "".join(calls) == "baabba"
+    assert found == {"a": [2.0, 3.0], "b": [20.0, 30.0]}
+    assert best(found) == "b"
+
+
+def test_a_row_compares_rounds_with_themselves() -> None:
+    row = Row("p", "w", "steps/s", ours=[100.0, 50.0, 40.0], peer=[50.0, 50.0, 10.0], peer_name="x")
+    assert row.ratio == 2.0
+    assert row.extra_milliseconds == -10.0
+
+
+def test_images_are_counted_over_epochs_after_the_first_batch() -> None:
+    batches = [(torch.zeros(5, 1), torch.zeros(5))] * 3
+    assert images_per_second(lambda: batches, 0.01) > 0
+
+
+def test_a_plain_loop_trains_as_many_steps_as_told(drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    batches = loader(tmp_path, "report B, 28 px", 16, 0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1000)
+    rate = train_plainly(
+        network, lambda: batches, optimizer, schedule, num_steps=9, label_smoothing=0.1
+    )
+    assert rate > 0
+    assert schedule.last_epoch == 2 + 9  # two warm up
+
+
+def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "figures.json"
+    arguments = ["data", "--data", "synthetic", "--rounds", "1", "--seconds", "0.01"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    told = json.loads(output.read_text())
+    assert [row["what"] for row in told["rows"]] == list(TRANSFORMS)
+    assert all(row["ratio"] > 0 for row in told["rows"])
+    assert told["machine"]["torch"] == str(torch.__version__)
+    assert "data: report A, 224 px" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dat"], "Expected parts of data, loop, train, but got dat."),
+        (["--rounds", "0"], "to be more than 0"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
