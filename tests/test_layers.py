@@ -14,9 +14,9 @@ LAYERS = [
     ["randomness", "fashion_mnist", "augment", "synthetic", "networks", "device", "quiet"],
     # Lightning
     ["metrics", "optimization"],
-    ["scores", "timing", "peers"],
+    ["scores"],
     ["datamodule"],
-    ["classifier"],
+    ["classifier", "timing", "peers"],
     ["cnn", "transfer", "callbacks", "checkpoints"],
     ["restart_points", "tensorboard_pages"],
     # runs
