@@ -1,10 +1,12 @@
 """Small drawn data, a finished run, and the real files where the data module finds them."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fashion_lit import stopping
 from fashion_lit.errors import UserError
@@ -12,6 +14,9 @@ from fashion_lit.fashion_mnist import MIRRORS, FashionMNIST
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.train import main as train_main
 
+# Several tests run at once (pytest-xdist), each on one core, and so do the processes they start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 SMALL = [
     "data=synthetic",
     "data.num_train=300",
