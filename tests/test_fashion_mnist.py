@@ -21,7 +21,7 @@ from fashion_lit.fashion_mnist import (
     read_labelled_images,
 )
 
-CONTENT = gzip.compress(b"four small files would do")
+CONTENT = gzip.compress(b"four small files would do", mtime=0)
 GOOD = GzipFile("small.gz", len(CONTENT), hashlib.md5(CONTENT).hexdigest(), 1)
 
 
@@ -117,7 +117,7 @@ def test_read_idx_returns_what_the_format_says(tmp_path: Path) -> None:
     ],
 )
 def test_read_idx_names_expected_and_found(tmp_path: Path, content: bytes, message: str) -> None:
-    path = write(tmp_path / "labels.gz", gzip.compress(content))
+    path = write(tmp_path / "labels.gz", gzip.compress(content, mtime=0))
     with pytest.raises(UserError, match=r"labels\.gz " + message):
         read_idx(path, shape=(4,))
 
