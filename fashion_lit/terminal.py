@@ -193,6 +193,7 @@ def print_end(
     print(
         f"\nEverything lies in {run.path}\n"
         f'  see the curves:   tensorboard --logdir "{run.path}"\n'
+        f'  write a report:   fashion-lit evaluate "{run.path}"\n'
         f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
         f"({str(run.best_checkpoint)!r})"
     )
