@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fashion_lit.build import build_classifier, build_datamodule, build_trainer
 from fashion_lit.callbacks import TrainingSpeed
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
-from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.datamodule import Batch, FashionMNISTDataModule, TrainBatches
 from fashion_lit.device import MIXED_BF16, MIXED_FP16, choose_precision, resolve_accelerator
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
@@ -206,29 +207,32 @@ def bare_steps(config: Config, num_steps: int) -> float:
     datamodule.train = type(datamodule.train)(*(part.to(device) for part in datamodule.train))
     network = classifier.network.to(device)
     precision, _ = choose_precision(config["trainer"]["precision"], device.type)
-    batches = datamodule.train_dataloader()
-    optimizer, scheduler = make_optimizer(config, network, len(batches))
-    return train_plainly(
-        network,
-        lambda: batches,
-        optimizer,
-        scheduler,
-        num_steps=num_steps,
-        label_smoothing=config["model"]["label_smoothing"],
-        autocast={MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision),
-    )
+    autocast = {MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision)
+    return recipe_steps(config, network, datamodule.train_dataloader(), num_steps, autocast)
 
 
-def make_optimizer(
-    config: Config, network: nn.Module, num_batches: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-    """Build a configuration's optimizer and schedule."""
+def recipe_steps(
+    config: Config,
+    network: nn.Module,
+    batches: TrainBatches | DataLoader[Batch],
+    num_steps: int,
+    autocast: torch.dtype | None,
+) -> float:
+    """Return the steps per second of a plain loop with a configuration's optimizer and schedule."""
     settings = dict(config["optimizer"])
     optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
     settings = dict(config["scheduler"])
     build = SCHEDULERS[settings.pop("name")]
-    schedule = build(optimizer, MANY_EPOCHS * num_batches, MANY_EPOCHS, **settings)
-    return optimizer, schedule["scheduler"] if schedule else None
+    schedule = build(optimizer, MANY_EPOCHS * len(batches), MANY_EPOCHS, **settings)
+    return train_plainly(
+        network,
+        lambda: batches,
+        optimizer,
+        schedule["scheduler"] if schedule else None,
+        num_steps=num_steps,
+        label_smoothing=config["model"]["label_smoothing"],
+        autocast=autocast,
+    )
 
 
 def measure_train(effort: Effort) -> Iterator[Row]:
@@ -260,16 +264,7 @@ def plain_steps(
     device = torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
     network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
-    network = network.to(device)
-    optimizer, scheduler = make_optimizer(config, network, len(batches))
-    return train_plainly(
-        network,
-        lambda: batches,
-        optimizer,
-        scheduler,
-        num_steps=num_steps,
-        label_smoothing=config["model"]["label_smoothing"],
-    )
+    return recipe_steps(config, network.to(device), batches, num_steps, autocast=None)
 
 
 PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {

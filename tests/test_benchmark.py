@@ -9,7 +9,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
 
-from fashion_lit.benchmark import main
+from fashion_lit.benchmark import (
+    Effort,
+    bare_steps,
+    configure,
+    lightning_steps,
+    main,
+    plain_steps,
+)
 from fashion_lit.datamodule import to_input
 from fashion_lit.fashion_mnist import LabelledImages
 from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
@@ -91,6 +98,16 @@ def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert all(row["ratio"] > 0 for row in told["rows"])
     assert told["machine"]["torch"] == str(torch.__version__)
     assert "data: report A, 224 px" in capsys.readouterr().out
+
+
+def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    effort = Effort("synthetic", num_rounds=1, seconds=0.01, num_steps=2, root=tmp_path)
+    small = ["data.num_train=90", "data.num_test=10", "data.val_size=30", "data.batch_size=20"]
+    config = configure(effort, "model.network.widths=[4,4,4]", *small)
+    assert bare_steps(config, 2) > 0
+    assert plain_steps(effort, config, 2, "report B, 28 px", 0) > 0
+    assert lightning_steps(effort, config, 2) > 0
 
 
 @pytest.mark.parametrize(
