@@ -58,6 +58,7 @@ def test_requeued_and_timed_out_jobs_end_in_the_bits_of_local_ones(
     with (tmp_path / "slurm.log").open("wb") as log:
         process = subprocess.Popen([*command, *slurm], stdout=log, stderr=log)
     requeued = ""
+    waiting_since: dict[str, float] = {}
     while process.poll() is None:
         time.sleep(1)
         assert time.monotonic() - began < 1200, (tmp_path / "slurm.log").read_text()
@@ -68,7 +69,10 @@ def test_requeued_and_timed_out_jobs_end_in_the_bits_of_local_ones(
             requeued = long_ones[0]
             subprocess.run(["scontrol", "requeue", requeued], check=True)
         for number, reason in squeue("%i", "%r"):
-            if reason == "BeginTime":  # SLURM lets what was requeued wait for two minutes
+            # SLURM lets what was requeued wait for two minutes: time to end what it ran before.
+            if reason != "BeginTime":
+                waiting_since.pop(number, None)
+            elif time.monotonic() - waiting_since.setdefault(number, time.monotonic()) > 15:
                 subprocess.run(["scontrol", "update", f"jobid={number}", "starttime=now"])
     text = (tmp_path / "slurm.log").read_text()
     assert process.returncode == 0, text
