@@ -43,8 +43,8 @@ def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Fi
     """Draw counts (C, C), true classes in rows, and each as a share of its row, the colour."""
     counts = confusion.double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(6.8, 6.4), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(6.8, 6.4), dpi=100)
+    axes = figure.add_axes((0.16, 0.14, 0.83, 0.85))  # a computed layout takes twice as long
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(class_names)):
         for column in range(len(class_names)):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,7 +13,9 @@ from fashion_lit.scores import Bin
 
 RIGHT, WRONG = "#1a7f37", "#b42318"  # green, red
 TRAIN, VAL = "tab:blue", "tab:orange"
-COLUMNS = 6  # of a grid of pictures
+COLUMNS = 6  # of a wall of pictures
+PICTURE, CAPTION, GAP = 112, 34, 4  # pixels of the wall: height and width, room above, beside
+PITCH = (PICTURE + CAPTION + GAP, PICTURE + 4 * GAP)  # of rows and columns
 
 
 def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
@@ -62,20 +65,26 @@ def pictures_figure(
     """
     confidence, predicted = probabilities.max(1)
     num_rows = max(1, -(-len(images) // COLUMNS))
-    size = (1.75 * COLUMNS, 2.05 * num_rows + (0.4 if title else 0))
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flat
-    for place, axes in enumerate(grid):
-        axes.set_axis_off()
-        if place >= len(images):
-            continue
-        axes.imshow(images[place].numpy(), cmap="gray_r")
+    width, height, above = 1.75 * COLUMNS, 2.05 * num_rows, 0.4 if title else 0.0  # inches
+    figure = Figure(figsize=(width, height + above), dpi=100)
+    # One wall of pictures: axes and a layout of its own for each would take ten times as long.
+    axes = figure.add_axes((0, 0, 1, height / (height + above)))
+    axes.set_axis_off()
+    wall = torch.zeros(num_rows * PITCH[0], COLUMNS * PITCH[1])
+    for place, image in enumerate(images.float()):
+        top, left = PITCH[0] * (place // COLUMNS) + CAPTION, PITCH[1] * (place % COLUMNS) + 2 * GAP
+        low, high = image.aminmax()
+        tile = F.interpolate(((image - low) / (high - low).clamp(min=1e-9))[None, None], PICTURE)
+        wall[top : top + PICTURE, left : left + PICTURE] = tile[0, 0]
         label, guess = int(labels[place]), int(predicted[place])
         sure = f"{100 * float(confidence[place]):.0f} %"
         right = label == guess
         told = class_names[label] if right else f"{class_names[label]}\n→ {class_names[guess]}"
         told = f"{told}\n{sure}" if right else f"{told} {sure}"
-        axes.set_title(told, color=RIGHT if right else WRONG, fontsize=9)
+        color = RIGHT if right else WRONG
+        middle = left + PICTURE / 2
+        axes.text(middle, top - GAP, told, color=color, fontsize=9, ha="center", va="bottom")
+    axes.imshow(wall.numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     if title:
         figure.suptitle(title)
     return figure
