@@ -1,6 +1,6 @@
 """Measure this project against the reports' way of doing the same, side by side.
 
-fashion-lit benchmark                       all parts
+fashion-lit benchmark                       all parts but records
 fashion-lit benchmark data loop             some of them
 fashion-lit benchmark --data synthetic --rounds 1 --seconds 0.1 --steps 2   does it run?
 
@@ -10,57 +10,37 @@ shown: how many times as fast this project is. Nothing else should run meanwhile
 
 import argparse
 import json
-import statistics
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
-from functools import partial
-from io import StringIO
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.utils.data import DataLoader
-
-from fashion_lit.build import build_classifier, build_datamodule, build_trainer
-from fashion_lit.callbacks import TrainingSpeed
-from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
-from fashion_lit.datamodule import Batch, FashionMNISTDataModule, TrainBatches
-from fashion_lit.device import MIXED_BF16, MIXED_FP16, choose_precision, resolve_accelerator
+from fashion_lit.contests import (
+    Effort,
+    load,
+    measure_data,
+    measure_inference,
+    measure_loop,
+    measure_train,
+)
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
-from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
-from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
+from fashion_lit.peers import write_torchvision_files
 from fashion_lit.quiet import silence_known_messages
-from fashion_lit.resuming import Restart
-from fashion_lit.run_directory import RunDirectory
-from fashion_lit.schema import Config, check
-from fashion_lit.stopping import StopSignals
-from fashion_lit.timing import Row, alternate, best, images_per_second, machine
+from fashion_lit.timing import Row, machine
+from fashion_lit.whole_runs import measure_accuracy, measure_records
 
-NUM_WORKERS = (0, 2)  # of the peers' loaders; the faster one counts
-MANY_EPOCHS = 100  # for schedules that want to know their end
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure.
-
-    Args:
-        data: "fashion_mnist" or "synthetic".
-        num_rounds: that count.
-        seconds: of each side of a round, where images are counted.
-        num_steps: of each side of a round, where steps are.
-        root: a folder for temporary files.
-    """
-
-    data: str
-    num_rounds: int
-    seconds: float
-    num_steps: int
-    root: Path
+PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
+    "data": measure_data,
+    "loop": measure_loop,
+    "train": measure_train,
+    "inference": measure_inference,
+    "accuracy": measure_accuracy,
+    "records": measure_records,
+}
+BY_NAME_ONLY = ("records",)  # it trains report A, and opens the test set
 
 
 def main(arguments: list[str]) -> int:
@@ -75,6 +55,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison")
     parser.add_argument("--seconds", type=float, default=5.0, help="where images are counted")
     parser.add_argument("--steps", type=int, default=20, help="where steps are counted")
+    parser.add_argument("--seeds", type=int, default=3, help="of accuracy and records: runs")
+    parser.add_argument("--peer-seeds", type=int, default=1, help="runs of the reports' recipes")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of all runs that train",
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
     args = parser.parse_args(arguments)
     try:
@@ -82,20 +71,33 @@ def main(arguments: list[str]) -> int:
             raise UserError(
                 f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
             )
-        if min(args.rounds, args.seconds, args.steps) <= 0:
-            raise UserError("Expected --rounds, --seconds and --steps to be more than 0.")
+        if min(args.rounds, args.seconds, args.steps, args.seeds, args.peer_seeds) <= 0:
+            raise UserError(
+                "Expected --rounds, --seconds, --steps, --seeds and --peer-seeds to be more than 0."
+            )
         silence_known_messages()
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            effort = Effort(args.data, args.rounds, args.seconds, args.steps, root)
+            effort = Effort(
+                data=args.data,
+                num_rounds=args.rounds,
+                seconds=args.seconds,
+                num_steps=args.steps,
+                num_seeds=args.seeds,
+                num_peer_seeds=args.peer_seeds,
+                overrides=tuple(args.set),
+                root=root,
+            )
             write_torchvision_files(load(effort).train, root)
-            rows = show(effort, args.parts or list(PARTS))
+            rows = show(effort, args.parts or [part for part in PARTS if part not in BY_NAME_ONLY])
     except UserError as error:
         print(f"fashion-lit benchmark: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    told = {"machine": machine(), "rows": [asdict(row) | {"ratio": row.ratio} for row in rows]}
+    ratios = (None if math.isnan(row.ratio) else row.ratio for row in rows)
+    told = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
+    told = {"machine": machine(), "rows": told}
     write_atomically(args.output, json.dumps(told, indent=2) + "\n")
     print(f"\nEvery round's figures lie in {args.output.absolute()}.")
     return 0
@@ -108,167 +110,17 @@ def show(effort: Effort, parts: Sequence[str]) -> list[Row]:
     rows = []
     for part in parts:
         for row in PARTS[part](effort):
-            ours, peer = statistics.median(row.ours), statistics.median(row.peer)
+            ours, peer = row.middles
             print(
-                f"{f'{row.part}: {row.what}':<44}{ours:>14,.1f}{peer:>12,.1f}{row.ratio:>8.2f}  "
-                f"{row.extra_milliseconds:>8.3f}  {row.unit}, {row.peer_name}",
+                f"{f'{row.part}: {row.what}':<44}{ours:>14,.1f}{number(peer, 1):>12}"
+                f"{number(row.ratio, 2):>8}  {number(row.extra_milliseconds, 3):>8}  "
+                + ", ".join(part for part in (row.unit, row.peer_name, row.note) if part),
                 flush=True,
             )
             rows.append(row)
     return rows
 
 
-def configure(effort: Effort, *overrides: str) -> Config:
-    """Compose a run's configuration."""
-    given = [f"data={effort.data}", "test=false", "trainer.enable_progress_bar=false", *overrides]
-    (config,) = compose_jobs(prepare_overrides(given), multirun=False)
-    check(config)
-    return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
-
-
-def load(effort: Effort, *overrides: str) -> FashionMNISTDataModule:
-    """Return the data module of a configuration, with its images."""
-    config = configure(effort, *overrides)
-    datamodule = build_datamodule(config, build_classifier(config))
-    datamodule.prepare_data()
-    datamodule.setup()
-    return datamodule
-
-
-def measure_data(effort: Effort) -> Iterator[Row]:
-    """Images per second of the whole-batch pipeline, against torchvision's per-sample ones."""
-    ours = {
-        "report A, 224 px": ["experiment=report_a", "model.pretrained=false"],
-        "report B, 28 px": ["experiment=report_b"],
-        "flip, crop, erasing, 28 px": ["experiment=report_b", "augment=flip_shift_erase"],
-    }
-    for name in TRANSFORMS:
-        data = load(effort, *ours[name])
-        contenders = {"ours": partial(images_per_second, data.train_dataloader, effort.seconds)}
-        for num_workers in NUM_WORKERS:
-            make_loader = partial(loader, effort.root, name, data.batch_size, num_workers)
-            torchvision = partial(images_per_second, make_loader, effort.seconds)
-            contenders[f"torchvision, {num_workers} workers"] = torchvision
-        yield compare("data", name, "images/s", alternate(contenders, effort.num_rounds))
-
-
-def compare(part: str, what: str, unit: str, rates: dict[str, list[float]]) -> Row:
-    """Return our rates beside the fastest peer's."""
-    ours = rates.pop("ours")
-    name = best(rates)
-    return Row(part, what, unit, ours, rates[name], name)
-
-
-def measure_loop(effort: Effort) -> Iterator[Row]:
-    """Steps per second of a run as users run it, against a bare loop of the same batches."""
-    models = {
-        "a tiny model": ["model.network.widths=[4,4,4]", "data.batch_size=16"],
-        "the default model": [],
-        "report B's CNN": ["experiment=report_b", "precision=auto"],
-    }
-    for name, overrides in models.items():
-        config = configure(effort, *overrides)
-        num_steps = effort.num_steps * (20 if "tiny" in name else 1)
-        rates = alternate(
-            {
-                "ours": partial(lightning_steps, effort, config, num_steps),
-                "bare loop": partial(bare_steps, config, num_steps),
-            },
-            effort.num_rounds,
-        )
-        yield compare("loop", name, "steps/s", rates)
-
-
-def lightning_steps(effort: Effort, config: Config, num_steps: int) -> float:
-    """Return the steps per second of a run's second epoch: logs, metrics, checkpoints and all."""
-    trainer_settings = {"max_epochs": 2, "limit_train_batches": num_steps, "limit_val_batches": 1}
-    config = config | {"trainer": config["trainer"] | trainer_settings}
-    with tempfile.TemporaryDirectory(dir=effort.root) as folder, redirect_stdout(StringIO()):
-        run = RunDirectory(Path(folder) / "run")
-        run.path.mkdir()
-        run.create(config)
-        classifier = build_classifier(config)
-        datamodule = build_datamodule(config, classifier)
-        trainer, _ = build_trainer(config, run, Restart(), StopSignals())
-        trainer.fit(classifier, datamodule)
-        (speed,) = (c for c in trainer.callbacks if isinstance(c, TrainingSpeed))  # type: ignore[attr-defined]
-        trainer.logger.experiment.close()  # type: ignore[union-attr]
-    return num_steps / speed.seconds
-
-
-def bare_steps(config: Config, num_steps: int) -> float:
-    """Return the steps per second of a loop that does nothing but train, on the same batches."""
-    classifier = build_classifier(config)
-    datamodule = build_datamodule(config, classifier)
-    datamodule.prepare_data()
-    datamodule.setup()
-    device = torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
-    datamodule.tensor_device = device
-    datamodule.train = type(datamodule.train)(*(part.to(device) for part in datamodule.train))
-    network = classifier.network.to(device)
-    precision, _ = choose_precision(config["trainer"]["precision"], device.type)
-    autocast = {MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision)
-    return recipe_steps(config, network, datamodule.train_dataloader(), num_steps, autocast)
-
-
-def recipe_steps(
-    config: Config,
-    network: nn.Module,
-    batches: TrainBatches | DataLoader[Batch],
-    num_steps: int,
-    autocast: torch.dtype | None,
-) -> float:
-    """Return the steps per second of a plain loop with a configuration's optimizer and schedule."""
-    settings = dict(config["optimizer"])
-    optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
-    settings = dict(config["scheduler"])
-    build = SCHEDULERS[settings.pop("name")]
-    schedule = build(optimizer, MANY_EPOCHS * len(batches), MANY_EPOCHS, **settings)
-    return train_plainly(
-        network,
-        lambda: batches,
-        optimizer,
-        schedule["scheduler"] if schedule else None,
-        num_steps=num_steps,
-        label_smoothing=config["model"]["label_smoothing"],
-        autocast=autocast,
-    )
-
-
-def measure_train(effort: Effort) -> Iterator[Row]:
-    """Images per second of the reports' recipes, against a plain float32 loop over torchvision."""
-    recipes = {
-        "report B's CNN": (["experiment=report_b"], "report B, 28 px"),
-        "ResNet-18, 224 px": (
-            ["experiment=report_a", "model.pretrained=false", "data.eval_batch_size=64"],
-            "report A, 224 px",
-        ),
-    }
-    for name, (overrides, transform) in recipes.items():
-        config = configure(effort, *overrides, "precision=auto")
-        num_steps = max(1, effort.num_steps // (4 if "224" in name else 1))
-        contenders = {"ours": partial(lightning_steps, effort, config, num_steps)}
-        for num_workers in NUM_WORKERS:
-            plainly = partial(plain_steps, effort, config, num_steps, transform, num_workers)
-            contenders[f"plain fp32, {num_workers} workers"] = plainly
-        rates = alternate(contenders, effort.num_rounds)
-        batch_size = config["data"]["batch_size"]
-        images = {key: [rate * batch_size for rate in values] for key, values in rates.items()}
-        yield compare("train", name, "images/s", images)
-
-
-def plain_steps(
-    effort: Effort, config: Config, num_steps: int, transform: str, num_workers: int
-) -> float:
-    """Return the steps per second of the recipe in float32, over torchvision's images."""
-    device = torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
-    network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
-    return recipe_steps(config, network.to(device), batches, num_steps, autocast=None)
-
-
-PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
-    "data": measure_data,
-    "loop": measure_loop,
-    "train": measure_train,
-}
+def number(value: float, decimals: int) -> str:
+    """Write a number for the table; "-" where there is none."""
+    return "-" if math.isnan(value) else f"{value:,.{decimals}f}"

@@ -36,6 +36,15 @@ def build_classifier(config: Config) -> ImageClassifier:
     return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
 
 
+def compile_network(classifier: ImageClassifier, config: Config) -> None:
+    """Let torch.compile translate the network if `trainer.compile` says so, at its first batch.
+
+    In place, so that checkpoints keep their names; true is torch's default mode.
+    """
+    if mode := config["trainer"].get("compile", False):
+        classifier.network.compile(mode=None if mode is True else mode)
+
+
 def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
     """Build the data module over the images that `data.name` chooses; reads nothing yet."""
     arguments = dict(config["data"])
@@ -71,6 +80,7 @@ def build_trainer(
 ) -> tuple[L.Trainer, RestartPoints]:
     """Build Lightning's Trainer with everything that a run writes and shows."""
     arguments: dict[str, Any] = dict(config["trainer"])
+    arguments.pop("compile", None)  # `compile_network` did it
     device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
     precision, notice = choose_precision(arguments.pop("precision"), device_type)
     if notice:

@@ -50,6 +50,7 @@ OWN_TRAINER_KEYS = {
     "plugins": "precision=, trainer.strategy=",
     "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
 }
+COMPILE_MODES = ("reduce-overhead", "max-autotune")  # torch.compile's, beside its default
 OWN_POINTS_KEYS = {"config", "signals", "record", "on_save"}
 Config = dict[str, Any]
 
@@ -81,6 +82,7 @@ def run_schema(config: Config) -> type[BaseModel]:
     precisions = trainer_fields["precision"][0]
     trainer_fields["precision"] = (Literal["auto"] | precisions, ...)
     trainer_fields["max_epochs"] = (PositiveInt, ...)
+    trainer_fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
     return object_schema(
         seed=(int, Field(ge=0, lt=2**32)),
         test=(bool, ...),

@@ -5,6 +5,7 @@
 Machines are shared and drift, so only ratios of the same round mean anything.
 """
 
+import math
 import os
 import platform
 import statistics
@@ -24,10 +25,11 @@ class Row:
     Args:
         part: of the benchmark.
         what: was measured.
-        unit: of the rates, "images/s" or "steps/s".
-        ours: this project's rates, one a round.
-        peer: the other side's, its best variant's.
+        unit: "images/s" or "steps/s", or "s" where fewer are better.
+        ours: this project's figures, one a round or a seed.
+        peer: the other side's, its best variant's; [] if there is none.
         peer_name: what it is.
+        note: what else to know, or "".
     """
 
     part: str
@@ -36,15 +38,33 @@ class Row:
     ours: list[float]
     peer: list[float]
     peer_name: str
+    note: str = ""
+
+    @property
+    def middles(self) -> tuple[float, float]:
+        """Both sides in one figure, NaN for none: means of seconds, medians of rates."""
+        average = statistics.mean if self.unit == "s" else statistics.median
+        return average(self.ours), average(self.peer) if self.peer else math.nan
 
     @property
     def ratio(self) -> float:
-        """How many times as fast this project is: the median over rounds."""
+        """How many times as fast this project is: the median over rounds; of seconds, the means'.
+
+        NaN without a peer.
+        """
+        if self.unit == "s":
+            ours, peer = self.middles
+            return peer / ours
         return statistics.median(o / p for o, p in zip(self.ours, self.peer, strict=True))
 
     @property
     def extra_milliseconds(self) -> float:
-        """What one unit costs here more than there, in milliseconds: the median over rounds."""
+        """What one unit costs here more than there, in milliseconds: the median over rounds.
+
+        NaN where seconds are compared.
+        """
+        if self.unit == "s":
+            return math.nan
         pairs = zip(self.ours, self.peer, strict=True)
         return statistics.median(1000 / o - 1000 / p for o, p in pairs)
 

@@ -23,12 +23,14 @@ from hydra.errors import HydraException
 from hydra.version import setbase
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch._dynamo.exc import BackendCompilerFailed
 
 from fashion_lit.build import (
     build_classifier,
     build_datamodule,
     build_launcher,
     build_trainer,
+    compile_network,
 )
 from fashion_lit.callbacks import RunLogger
 from fashion_lit.config import (
@@ -215,6 +217,12 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
+    if isinstance(error, BackendCompilerFailed):
+        return (
+            "Expected torch.compile to work, as trainer.compile asks, but it failed: "
+            f"{type(error.inner_exception).__name__}; a C++ compiler is needed (on a GPU, Triton "
+            "too), else leave trainer.compile=false."
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'while a file of the run was written'}."
     traceback.print_exc()
@@ -237,6 +245,7 @@ def train(config: Config, run: RunDirectory, restart: Restart, signals: StopSign
     silence_known_messages()
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
+    compile_network(classifier, config)
     datamodule = build_datamodule(config, classifier)
     trainer, points = build_trainer(config, run, restart, signals)
     print_start(model_name(config), classifier, datamodule, trainer, run.path)

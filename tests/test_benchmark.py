@@ -9,19 +9,22 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
 
-from fashion_lit.benchmark import (
+from fashion_lit.benchmark import main
+from fashion_lit.contests import (
     Effort,
     bare_steps,
     configure,
+    inference_rate,
     lightning_steps,
-    main,
     plain_steps,
 )
 from fashion_lit.datamodule import to_input
+from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import LabelledImages
 from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
 from fashion_lit.synthetic import SyntheticGarments
 from fashion_lit.timing import Row, alternate, best, images_per_second
+from fashion_lit.whole_runs import measure_accuracy, seconds_until, train_whole
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +103,68 @@ def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert "data: report A, 224 px" in capsys.readouterr().out
 
 
+def effort_of(root: Path, *overrides: str, num_seeds: int = 1) -> Effort:
+    small = ("data.num_train=90", "data.num_test=30", "data.val_size=30", "data.batch_size=20")
+    return Effort(
+        "synthetic",
+        num_rounds=1,
+        seconds=0.01,
+        num_steps=2,
+        num_seeds=num_seeds,
+        num_peer_seeds=1,
+        overrides=(*small, *overrides),
+        root=root,
+    )
+
+
 def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -> None:
     write_torchvision_files(drawn, tmp_path)
-    effort = Effort("synthetic", num_rounds=1, seconds=0.01, num_steps=2, root=tmp_path)
-    small = ["data.num_train=90", "data.num_test=10", "data.val_size=30", "data.batch_size=20"]
-    config = configure(effort, "model.network.widths=[4,4,4]", *small)
+    effort = effort_of(tmp_path)
+    config = configure(effort, "model.network.widths=[4,4,4]")
     assert bare_steps(config, 2) > 0
     assert plain_steps(effort, config, 2, "report B, 28 px", 0) > 0
     assert lightning_steps(effort, config, 2) > 0
 
 
+@pytest.mark.parametrize("as_trained", [True, False])
+def test_both_sides_of_inference_run(as_trained: bool, tmp_path: Path) -> None:
+    effort = effort_of(tmp_path)
+    assert inference_rate(effort, configure(effort), 3, as_trained=as_trained) > 0
+
+
+def test_a_race_ends_at_the_accuracy_or_with_the_run(tmp_path: Path) -> None:
+    effort = effort_of(tmp_path, "trainer.max_epochs=2")
+    widths = "model.network.widths=[4,4,4]"
+    early, reached = seconds_until(effort, 0.0, widths)
+    assert reached
+    assert early > 0
+    assert not seconds_until(effort, 1.01, widths)[1]
+
+
+def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(tmp_path: Path) -> None:
+    effort = effort_of(tmp_path, "trainer.max_epochs=1", "scheduler=constant", num_seeds=2)
+    (row,) = measure_accuracy(effort)
+    assert (len(row.ours), len(row.peer)) == (2, 1)
+    assert row.ratio == pytest.approx(row.peer[0] / (sum(row.ours) / 2))
+    assert row.note == "2 of ours ended without it; 1 of peer ended without it"
+
+
+def test_a_whole_run_is_tested_and_a_failure_is_told(tmp_path: Path) -> None:
+    small = ("trainer.max_epochs=1", "model.network.widths=[4,4,4]")
+    metrics = train_whole(effort_of(tmp_path, *small), "seed=3")
+    assert metrics["seconds"] > 0
+    assert 0 <= metrics["test/accuracy"] <= 1
+    with pytest.raises(UserError, match=r"to train, but: fashion-lit train: Unknown setting"):
+        train_whole(effort_of(tmp_path, "nothing=1"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dat"], "Expected parts of data, loop, train, but got dat."),
+        (
+            ["dat"],
+            "inference, accuracy, records, but got dat.",
+        ),
         (["--rounds", "0"], "to be more than 0"),
     ],
 )

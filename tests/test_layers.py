@@ -30,7 +30,8 @@ LAYERS = [
     ["sweep_figures", "narrative", "report_figures"],
     ["build"],
     ["evaluation"],
-    ["report_page", "comparison"],
+    ["report_page", "comparison", "contests"],
+    ["whole_runs"],
     # commands
     ["sweep"],
     ["train", "study"],

@@ -41,6 +41,7 @@ BAD = [
     ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
     ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its children"),
     ("trainer.check_val_every_n_epoch=99", "to be at most trainer.max_epochs="),
+    ("trainer.compile=fast", "Expected `trainer.compile` to be true or false or"),
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
     ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
     ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or"),

@@ -1,5 +1,6 @@
 """The train command on small drawn data: what it prints, what it leaves, how it exits."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,4 +214,35 @@ def test_missing_data_ends_in_one_message(
     error = capsys.readouterr().err
     assert "train-images-idx3-ubyte.gz is not under" in error
     assert "data=synthetic" in error
+    assert "Traceback" not in error
+
+
+def test_a_compiled_network_keeps_its_names_and_learns_the_same(train: Train) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler")
+    widths = "model.network.widths=[4,4,4]"
+    eager, compiled = train(widths), train(widths, "trainer.compile=true")
+    states = [torch.load(run.last_checkpoint)["state_dict"] for run in (eager, compiled)]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, atol=1e-3, rtol=1e-3)
+
+
+def test_a_compiler_that_fails_is_named_in_one_sentence(
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+        raise OSError("no compiler")
+
+    compile_with = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, mode: compile_with(self, backend=fail)
+    )
+    place = f"run_dir={(tmp_path / 'run').as_posix()}"
+    assert main([*small, "trainer.compile=true", place]) == 1
+    error = capsys.readouterr().err
+    assert "Expected torch.compile to work, as trainer.compile asks, but it failed" in error
     assert "Traceback" not in error
