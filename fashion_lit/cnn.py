@@ -7,6 +7,7 @@ from fashion_lit.classifier import (
     PLAIN_OPTIMIZER,
     PLAIN_SCHEDULER,
     ClassWeights,
+    Decay,
     ImageClassifier,
     LabelSmoothing,
 )
@@ -21,6 +22,7 @@ class CNNClassifier(ImageClassifier):
         network: {"name": a file of `fashion_lit/networks/`, and its class's arguments}.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
+        ema_decay: see ImageClassifier.
         optimizer: see ImageClassifier.
         scheduler: see ImageClassifier.
     """
@@ -33,6 +35,7 @@ class CNNClassifier(ImageClassifier):
         network: Mapping[str, Any],
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
+        ema_decay: Decay = None,
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
@@ -41,6 +44,7 @@ class CNNClassifier(ImageClassifier):
             network_class(arguments.pop("name"))(**arguments),
             label_smoothing=label_smoothing,
             class_weights=class_weights,
+            ema_decay=ema_decay,
             optimizer=optimizer,
             scheduler=scheduler,
         )

@@ -21,20 +21,24 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fashion_lit.build import build_classifier, build_datamodule, build_trainer
-from fashion_lit.callbacks import TrainingSpeed
+from fashion_lit.callbacks import KeyedDropout, TrainingSpeed
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
 from fashion_lit.datamodule import Batch, FashionMNISTDataModule, TrainBatches
 from fashion_lit.device import MIXED_BF16, MIXED_FP16, choose_precision, resolve_accelerator
 from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
 from fashion_lit.peers import TRANSFORMS, loader, train_plainly
+from fashion_lit.restart_points import RestartPoints
 from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
 from fashion_lit.stopping import StopSignals
+from fashion_lit.tensorboard_pages import TensorBoardPages
+from fashion_lit.terminal import TerminalTable
 from fashion_lit.timing import Row, alternate, best, images_per_second
 
 NUM_WORKERS = (0, 2)  # of the peers' loaders; the faster one counts
+STEP_CALLBACKS = (KeyedDropout, RestartPoints, TensorBoardPages, TerminalTable)
 MANY_EPOCHS = 100  # for schedules that want to know their end
 
 
@@ -106,32 +110,56 @@ def compare(part: str, what: str, unit: str, rates: dict[str, list[float]]) -> R
 
 
 def measure_loop(effort: Effort) -> Iterator[Row]:
-    """Steps per second of a run as users run it, against a bare loop of the same batches."""
+    """Steps per second of a run as users run it, against a bare loop of the same batches.
+
+    Where a step is shortest, also what each callback costs, and Lightning's Trainer with none.
+    """
     models = {
-        "a tiny model": ["model.network.widths=[4,4,4]", "data.batch_size=16"],
         "the default model": [],
         "report B's CNN": ["experiment=report_b", "precision=auto"],
     }
+    yield from measure_callbacks(effort)
     for name, overrides in models.items():
         config = configure(effort, *overrides)
-        num_steps = effort.num_steps * (20 if "tiny" in name else 1)
-        rates = alternate(
-            {
-                "ours": partial(lightning_steps, effort, config, num_steps),
-                "bare loop": partial(bare_steps, config, num_steps),
-            },
-            effort.num_rounds,
-        )
-        yield compare("loop", name, "steps/s", rates)
+        contenders = {
+            "ours": partial(lightning_steps, effort, config, effort.num_steps),
+            "bare loop": partial(bare_steps, config, effort.num_steps),
+        }
+        yield compare("loop", name, "steps/s", alternate(contenders, effort.num_rounds))
 
 
-def lightning_steps(effort: Effort, config: Config, num_steps: int) -> float:
-    """Return the steps per second of a run's second epoch: logs, metrics, checkpoints and all."""
+def measure_callbacks(effort: Effort) -> Iterator[Row]:
+    """Steps per second of a tiny model, with and without each callback that acts in a step."""
+    config = configure(effort, "model.network.widths=[4,4,4]", "data.batch_size=16")
+    num_steps = 20 * effort.num_steps
+    run = partial(lightning_steps, effort, config, num_steps)
+    contenders = {"ours": run, "bare loop": partial(bare_steps, config, num_steps)}
+    contenders |= {f"without {c.__name__}": partial(run, without=(c,)) for c in STEP_CALLBACKS}
+    contenders["Lightning alone"] = partial(run, without=(L.Callback,))
+    rates = alternate(contenders, effort.num_rounds)
+    ours, bare = rates["ours"], rates["bare loop"]
+    yield Row("loop", "a tiny model", "steps/s", ours, bare, "bare loop")
+    alone = rates["Lightning alone"]
+    yield Row("loop", "a tiny model, no callbacks", "steps/s", alone, bare, "bare loop")
+    for callback in STEP_CALLBACKS:
+        name = f"without {callback.__name__}"
+        yield Row("loop", "a tiny model", "steps/s", ours, rates[name], f"ours {name}")
+
+
+def lightning_steps(
+    effort: Effort, config: Config, num_steps: int, *, without: tuple[type[L.Callback], ...] = ()
+) -> float:
+    """Return the steps per second of a run's second epoch: logs, metrics, checkpoints and all.
+
+    Callbacks of the kinds `without` are left out, but for the one that takes the time.
+    """
     trainer_settings = {"max_epochs": 2, "limit_train_batches": num_steps, "limit_val_batches": 1}
     config = config | {"trainer": config["trainer"] | trainer_settings}
     with built_run(effort, config) as (trainer, classifier, datamodule):
-        trainer.fit(classifier, datamodule)
         (speed,) = (c for c in trainer.callbacks if isinstance(c, TrainingSpeed))  # type: ignore[attr-defined]
+        kept = [c for c in trainer.callbacks if c is speed or not isinstance(c, without)]  # type: ignore[attr-defined]
+        trainer.callbacks = kept  # type: ignore[attr-defined]
+        trainer.fit(classifier, datamodule)
     return num_steps / speed.seconds
 
 

@@ -250,6 +250,13 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.train = LabelledImages(*(part.to(self.tensor_device) for part in self.train))
         self.test = LabelledImages(*(part.to(self.tensor_device) for part in self.test))
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a batch to the training device, where it usually is already."""
+        images, labels = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
     def _choose_device(self) -> torch.device:
         if self.device == "auto":
             return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

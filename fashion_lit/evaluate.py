@@ -131,7 +131,9 @@ def describe(models: Sequence[Model], main_result: Result, results: Sequence[Res
     if any(model.config["data"]["validate_on_test"] for model in models):
         notices.append("The best epoch was picked on the test images, so the figures flatter it.")
     architectures = sorted({model.architecture for model in models})
-    num_parameters = [sum(p.numel() for p in model.classifier.parameters()) for model in models]
+    num_parameters = [
+        sum(p.numel() for p in model.classifier.network.parameters()) for model in models
+    ]
     subtitle = f"{', '.join(architectures)}, {sum(num_parameters):,} parameters"
     single = len(models) == 1
     return Evaluation(

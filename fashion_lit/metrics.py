@@ -68,8 +68,9 @@ class ClassificationMetrics(Metric):
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, C), labels (B,) int64, loss () the batch's mean."""
-        self.confusion += confusion_matrix(logits.argmax(1), labels, self.num_classes)
-        self.loss_sum += loss.detach() * len(labels)
+        # In place: assigning to an attribute of a module takes longer than adding.
+        self.confusion.add_(confusion_matrix(logits.argmax(1), labels, self.num_classes))
+        self.loss_sum.add_(loss.detach(), alpha=len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         """Return "loss" (), "accuracy" () in [0, 1] and "confusion" (C, C) of counts."""
@@ -87,6 +88,6 @@ class ClassificationMetrics(Metric):
     def restore(self, totals: Mapping[str, Tensor]) -> None:
         """Go on from `totals` of an earlier process."""
         self.reset()
-        self.confusion += totals["confusion"].to(self.confusion.device)
-        self.loss_sum += totals["loss_sum"].to(self.loss_sum.device)
+        self.confusion.copy_(totals["confusion"])
+        self.loss_sum.copy_(totals["loss_sum"])
         self._update_count = 1  # else `compute` warns that nothing was added

@@ -173,8 +173,9 @@ class Norms(L.Callback):
     ) -> None:
         if trainer.global_step % self.every_steps or not trainer.is_global_zero:
             return
-        weights = [p.detach() for p in pl_module.parameters()]
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        assert isinstance(pl_module, ImageClassifier)
+        weights = [p.detach() for p in pl_module.network.parameters()]
+        gradients = [p.grad for p in pl_module.network.parameters() if p.grad is not None]
         for name, tensors in (("weight", weights), ("gradient", gradients)):
             norm = torch.nn.utils.get_total_norm(tensors)
             _writer(trainer).add_scalar(f"train/{name}_norm", norm, trainer.global_step)

@@ -32,7 +32,7 @@ def print_start(
     run_dir: Path,
 ) -> None:
     """Print what is trained, on what, and where the run lies."""
-    num_parameters = sum(parameter.numel() for parameter in classifier.parameters())
+    num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if trainer.world_size > 1:

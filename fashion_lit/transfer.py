@@ -18,6 +18,7 @@ from fashion_lit.classifier import (
     PLAIN_OPTIMIZER,
     PLAIN_SCHEDULER,
     ClassWeights,
+    Decay,
     ImageClassifier,
     LabelSmoothing,
 )
@@ -73,6 +74,7 @@ class TransferClassifier(ImageClassifier):
         unfreeze_epoch: epoch (from 0) from which a frozen backbone trains as well; None: never.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
+        ema_decay: see ImageClassifier.
         optimizer: see ImageClassifier.
         scheduler: see ImageClassifier.
     """
@@ -90,6 +92,7 @@ class TransferClassifier(ImageClassifier):
         unfreeze_epoch: NonNegativeInt | None = None,
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
+        ema_decay: Decay = None,
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
@@ -99,6 +102,7 @@ class TransferClassifier(ImageClassifier):
             network,
             label_smoothing=label_smoothing,
             class_weights=class_weights,
+            ema_decay=ema_decay,
             optimizer=optimizer,
             scheduler=scheduler,
         )

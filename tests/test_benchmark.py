@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torchvision.datasets import FashionMNIST
 
 from fashion_lit.benchmark import main
 from fashion_lit.contests import (
+    STEP_CALLBACKS,
     Effort,
     bare_steps,
     configure,
@@ -123,7 +125,8 @@ def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -
     config = configure(effort, "model.network.widths=[4,4,4]")
     assert bare_steps(config, 2) > 0
     assert plain_steps(effort, config, 2, "report B, 28 px", 0) > 0
-    assert lightning_steps(effort, config, 2) > 0
+    for without in ((), *((callback,) for callback in STEP_CALLBACKS), (L.Callback,)):
+        assert lightning_steps(effort, config, 2, without=without) > 0
 
 
 @pytest.mark.parametrize("as_trained", [True, False])

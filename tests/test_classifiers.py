@@ -62,6 +62,44 @@ def test_checkpoint_rebuilds_the_classifier_by_itself(finished_run: RunDirectory
     assert classifier.optimizer == finished_run.config["optimizer"]
 
 
+def test_evaluation_sees_the_average_of_the_weights_and_training_does_not() -> None:
+    classifier = CNNClassifier(network=TINY, ema_decay=0.9)
+    assert classifier.average is not None
+    with torch.no_grad():
+        for parameter in classifier.network.parameters():
+            parameter.add_(1)
+    images = torch.randn(4, 1, 28, 28)
+    assert torch.equal(classifier.train()(images), classifier.network(images))
+    classifier.eval()
+    assert torch.equal(classifier(images), classifier.average(images))
+    assert not torch.equal(classifier(images), classifier.network(images))
+
+
+def test_the_average_follows_weights_and_statistics_every_few_steps() -> None:
+    torch.manual_seed(0)
+    plain = {"name": "sgd", "lr": 0.1}
+    classifier = CNNClassifier(network=TINY, ema_decay=0.9, optimizer=plain)
+    assert classifier.average is not None
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            state = classifier.network.state_dict()
+            seen.append({key: value.clone() for key, value in state.items()})
+
+    expected = {key: value.clone() for key, value in classifier.average.state_dict().items()}
+    fit(classifier, num_epochs=6, callbacks=[Watch()])  # 12 steps
+    assert len(seen) == 12
+    for number, done in enumerate((5, 10), start=1):
+        decay = min(0.9**5, (1 + number) / (10 + number))
+        for key, value in seen[done - 1].items():
+            if value.is_floating_point():
+                expected[key] = decay * expected[key] + (1 - decay) * value
+    for key, value in classifier.average.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[key])
+
+
 def test_unlimited_run_is_refused_for_a_schedule_that_needs_an_end() -> None:
     classifier = CNNClassifier(
         network=TINY,

@@ -44,6 +44,22 @@ def test_optimizers_decay_everything_by_default(name: str) -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step"])
+def test_norms_and_biases_learn_faster_all_along_and_decay_alike(scheduler: str) -> None:
+    optimizer = OPTIMIZERS["sgd"](
+        network(), lr=0.1, weight_decay=0.5, norms_and_biases_lr_factor=16.0
+    )
+    schedule = SCHEDULERS[scheduler](optimizer, STEPS, EPOCHS)
+    assert schedule is not None
+    for _ in range(50):
+        weights, others = optimizer.param_groups
+        assert others["lr"] == pytest.approx(16 * weights["lr"])
+        decays = [group["lr"] * group["weight_decay"] for group in (weights, others)]
+        assert decays[1] == pytest.approx(decays[0])
+        optimizer.step()
+        schedule["scheduler"].step()
+
+
 def test_sgd_takes_nesterovs_step() -> None:
     parameter = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(parameter.weight)
