@@ -3,6 +3,7 @@
 import torch
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of CPUs that compute it, the fastest first
 
 
 def resolve_accelerator(accelerator: str) -> str:
@@ -24,7 +25,7 @@ def native_precision(accelerator: str) -> str:
         return MIXED_BF16 if native else MIXED_FP16
     if accelerator == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        native = any(capabilities.get(name) for name in BF16_UNITS)
         return MIXED_BF16 if native else FP32
     return FP32
 

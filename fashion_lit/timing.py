@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from fashion_lit.datamodule import Batch
+from fashion_lit.device import BF16_UNITS
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,11 @@ def images_per_second(make_batches: Callable[[], Iterable[Batch]], seconds: floa
 def machine() -> dict[str, str]:
     """Return what the figures were measured on."""
     cuda = torch.cuda.is_available()
+    capabilities = torch.cpu.get_capabilities()
+    processor = capabilities.get("cpu_name") or platform.processor() or platform.machine()
+    units = [name for name in BF16_UNITS if capabilities.get(name)]
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": " with ".join([str(processor), *units[:1]]),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if cuda else "none",

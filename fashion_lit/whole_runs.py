@@ -21,7 +21,11 @@ REPORT_B_ACCURACY = 0.9381  # its best validation accuracy, after epoch 19 of 20
 RECIPES = {
     "the default recipe": [],
     "report B, 20 epochs": ["experiment=report_b"],
-    "report A from scratch, 20 epochs": ["experiment=report_a", "model.pretrained=false"],
+    "report A from scratch, 20 epochs": [
+        "experiment=report_a",
+        "model.pretrained=false",
+        "precision=auto",
+    ],
 }
 
 
