@@ -17,16 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fashion_lit.contests import (
-    Effort,
-    load,
-    measure_data,
-    measure_inference,
-    measure_loop,
-    measure_train,
-)
+from fashion_lit.contests import measure_data, measure_inference, measure_loop, measure_train
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
+from fashion_lit.loops import Effort, load
 from fashion_lit.peers import write_torchvision_files
 from fashion_lit.quiet import silence_known_messages
 from fashion_lit.timing import Row, machine

@@ -20,6 +20,7 @@ from torchvision.transforms import Compose, Grayscale, Normalize, Resize, ToTens
 from fashion_lit.datamodule import Batch
 from fashion_lit.fashion_mnist import PIXEL_MEAN, PIXEL_STD, LabelledImages
 
+NUM_WARM_UP_STEPS = 2  # before the clock starts
 # What each image goes through, one at a time.
 TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
     "report A, 224 px": Compose([Resize(224), Grayscale(3), ToTensor()]),
@@ -67,7 +68,7 @@ def train_plainly(
     label_smoothing: float,
     autocast: torch.dtype | None = None,
 ) -> float:
-    """Train for `num_steps`, after two that do not count; returns steps per second.
+    """Train for `num_steps`, after NUM_WARM_UP_STEPS; returns steps per second.
 
     Args:
         network: on its device.
@@ -81,11 +82,11 @@ def train_plainly(
     device = next(network.parameters()).device
     loss_function = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     network.train()
-    began, steps_done = 0.0, -2
+    began, steps_done = 0.0, -NUM_WARM_UP_STEPS
     while True:
         for images, labels in batches():
             if steps_done == 0:
-                _wait_for(device)
+                wait_for(device)
                 began = time.perf_counter()
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
@@ -97,10 +98,11 @@ def train_plainly(
                 scheduler.step()
             steps_done += 1
             if steps_done == num_steps:
-                _wait_for(device)
+                wait_for(device)
                 return num_steps / (time.perf_counter() - began)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked to; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import lightning as L
 from typing_extensions import override
 
-from fashion_lit.contests import Effort, built_run, configure
 from fashion_lit.errors import UserError
+from fashion_lit.loops import Effort, built_run, configure
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.timing import Row
 

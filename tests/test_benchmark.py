@@ -11,18 +11,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
 
 from fashion_lit.benchmark import main
-from fashion_lit.contests import (
-    STEP_CALLBACKS,
-    Effort,
-    bare_steps,
-    configure,
-    inference_rate,
-    lightning_steps,
-    plain_steps,
-)
+from fashion_lit.contests import STEP_CALLBACKS, inference_rate
 from fashion_lit.datamodule import to_input
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import LabelledImages
+from fashion_lit.loops import Effort, bare_steps, configure, lightning_steps, plain_steps
 from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
 from fashion_lit.synthetic import SyntheticGarments
 from fashion_lit.timing import Row, alternate, best, images_per_second

@@ -30,8 +30,8 @@ LAYERS = [
     ["sweep_figures", "narrative", "report_figures"],
     ["build"],
     ["evaluation"],
-    ["report_page", "comparison", "contests"],
-    ["whole_runs"],
+    ["report_page", "comparison", "loops"],
+    ["contests", "whole_runs"],
     # commands
     ["sweep"],
     ["train", "study"],
