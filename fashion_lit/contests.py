@@ -13,7 +13,7 @@ from functools import partial
 import lightning as L
 import torch
 
-from fashion_lit.build import build_classifier
+from fashion_lit.build import build_classifier, compile_network
 from fashion_lit.callbacks import KeyedDropout
 from fashion_lit.device import choose_precision, resolve_accelerator
 from fashion_lit.loops import (
@@ -147,7 +147,9 @@ def inference_rate(effort: Effort, config: Config, batch_size: int, *, as_traine
     precision = choose_precision(settings["precision"], accelerator)[0] if as_trained else "32-true"
     fabric = L.Fabric(accelerator=accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     classifier = build_classifier(config).eval()
-    if not as_trained:
+    if as_trained:
+        compile_network(classifier, config)
+    else:
         classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     images = torch.randn(batch_size, classifier.num_channels, 28, 28, device=fabric.device)
     model = fabric.setup_module(classifier)

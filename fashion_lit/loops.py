@@ -21,7 +21,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from fashion_lit.build import build_classifier, build_datamodule, build_trainer
+from fashion_lit.build import (
+    build_classifier,
+    build_datamodule,
+    build_trainer,
+    compile_network,
+)
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
 from fashion_lit.datamodule import Batch, FashionMNISTDataModule, TrainBatches
@@ -135,6 +140,7 @@ def built_run(
         run.path.mkdir()
         run.create(config)
         classifier = build_classifier(config)
+        compile_network(classifier, config)
         datamodule = build_datamodule(config, classifier)
         trainer, _ = build_trainer(config, run, Restart(), StopSignals())
         yield trainer, classifier, datamodule
@@ -144,6 +150,7 @@ def built_run(
 def bare_steps(config: Config, num_steps: int) -> float:
     """Return the steps per second of a loop that does nothing but train, on the same batches."""
     classifier = build_classifier(config)
+    compile_network(classifier, config)
     datamodule = build_datamodule(config, classifier)
     datamodule.prepare_data()
     datamodule.setup()

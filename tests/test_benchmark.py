@@ -122,6 +122,18 @@ def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -
         assert lightning_steps(effort, config, 2, without=without) > 0
 
 
+def test_a_compiled_run_is_compared_with_a_compiled_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str | None] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: modes.append(mode))
+    effort = effort_of(tmp_path, "trainer.compile=reduce-overhead")
+    config = configure(effort, "model.network.widths=[4,4,4]")
+    assert lightning_steps(effort, config, 1) > 0
+    assert bare_steps(config, 1) > 0
+    assert modes == ["reduce-overhead"] * 2
+
+
 @pytest.mark.parametrize("as_trained", [True, False])
 def test_both_sides_of_inference_run(as_trained: bool, tmp_path: Path) -> None:
     effort = effort_of(tmp_path)
