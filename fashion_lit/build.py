@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fashion_lit.augment import Augment
-from fashion_lit.callbacks import KeyedDropout, RunLogger, TrainingSpeed
+from fashion_lit.callbacks import KeyedDropout, NoProfiler, RunLogger, TrainingSpeed
 from fashion_lit.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import flatten
@@ -123,7 +123,7 @@ def build_trainer(
     if pruning := told_pruning():
         callbacks.append(pruning)
     trainer = L.Trainer(
-        **arguments,
+        **{"profiler": NoProfiler(), **arguments},
         precision=precision,  # pyright: ignore[reportArgumentType]
         enable_progress_bar=False,  # TerminalTable has a bar of its own
         default_root_dir=run.path,

@@ -8,6 +8,7 @@ checkpoint is one of three plain places: before an epoch, before a batch, before
 
 import io
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -61,6 +62,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class BestCheckpoint(ModelCheckpoint):
     """The best epoch by val/accuracy, also after the run's directory was moved."""
+
+    @cached_property
+    def state_key(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The name of its state in a checkpoint, which Lightning asks for at every hook."""
+        return super().state_key
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

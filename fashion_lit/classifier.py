@@ -40,14 +40,10 @@ def ema_decay_at(num_steps_done: int, decay: float) -> float:
     return min(decay**AVERAGE_EVERY_STEPS, (1 + num_updates) / (10 + num_updates))
 
 
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move all weights and statistics of `average` towards the network's, by 1 - decay."""
-
-    def values(module: nn.Module) -> list[Tensor]:
-        tensors = (*module.parameters(), *module.buffers())
-        return [t.detach() for t in tensors if t.is_floating_point()]
-
-    get_ema_multi_avg_fn(decay)(values(average), values(network), None)  # pyright: ignore[reportArgumentType]
+def weights_and_statistics(module: nn.Module) -> list[Tensor]:
+    """Return all floating-point parameters and buffers, without their gradients."""
+    tensors = (*module.parameters(), *module.buffers())
+    return [t.detach() for t in tensors if t.is_floating_point()]
 
 
 class ImageClassifier(L.LightningModule):
@@ -94,6 +90,13 @@ class ImageClassifier(L.LightningModule):
         self.val_metrics = ClassificationMetrics(NUM_CLASSES)
         self.test_metrics = ClassificationMetrics(NUM_CLASSES)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, and the hook's name, which Lightning sets 45 times a step, quickly."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10); their softmax is the class probabilities.
 
@@ -133,13 +136,23 @@ class ImageClassifier(L.LightningModule):
         metrics.update(logits, labels, loss)
         return loss, logits
 
+    def on_train_start(self) -> None:
+        """Collect what the averaged weights follow, once: to walk two networks takes a while."""
+        if self.average is not None:
+            self._average_and_followed = (
+                weights_and_statistics(self.average),
+                weights_and_statistics(self.network),
+            )
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step; every few of them, let the averaged weights follow."""
-        num_steps_done = self.trainer.global_step + 1
         super().optimizer_step(*args, **kwargs)
-        if self.average is not None and num_steps_done % AVERAGE_EVERY_STEPS == 0:
-            assert self.ema_decay is not None
-            follow(self.average, self.network, ema_decay_at(num_steps_done, self.ema_decay))
+        if self.ema_decay is None:
+            return
+        num_steps_done = self.trainer.global_step + 1  # Lightning counts it hereafter
+        if num_steps_done % AVERAGE_EVERY_STEPS == 0:
+            update = get_ema_multi_avg_fn(ema_decay_at(num_steps_done, self.ema_decay))
+            update(*self._average_and_followed, None)  # pyright: ignore[reportArgumentType]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's running training metrics, of every rank."""
