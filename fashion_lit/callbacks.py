@@ -20,9 +20,9 @@ NOTHING = nullcontext()
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measures nothing, like Lightning's default one, at a quarter of its time.
+    """Measures nothing, as Lightning's default one, and enters nothing for it.
 
-    Lightning enters some 60 profiled sections a step, one for every callback and hook.
+    Lightning has some 60 profiled sections a step, one for every callback and hook.
     """
 
     @override

@@ -135,6 +135,7 @@ class TransferClassifier(ImageClassifier):
 
     def on_train_start(self) -> None:
         """Freeze or unfreeze also where a resumed epoch skips its start."""
+        super().on_train_start()
         self._freeze()
 
     def on_train_epoch_start(self) -> None:

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
+from fashion_lit.classifier import ImageClassifier
 from fashion_lit.cnn import CNNClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
@@ -75,10 +76,13 @@ def test_evaluation_sees_the_average_of_the_weights_and_training_does_not() -> N
     assert not torch.equal(classifier(images), classifier.network(images))
 
 
-def test_the_average_follows_weights_and_statistics_every_few_steps() -> None:
+@pytest.mark.parametrize("kind", [CNNClassifier, TransferClassifier])
+def test_the_average_follows_weights_and_statistics_every_few_steps(
+    kind: type[ImageClassifier],
+) -> None:
     torch.manual_seed(0)
-    plain = {"name": "sgd", "lr": 0.1}
-    classifier = CNNClassifier(network=TINY, ema_decay=0.9, optimizer=plain)
+    network = {"network": TINY} if kind is CNNClassifier else {"pretrained": False}
+    classifier = kind(**network, ema_decay=0.9, optimizer={"name": "sgd", "lr": 0.1})  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert classifier.average is not None
     seen: list[dict[str, torch.Tensor]] = []
 
