@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fashion_lit.augment import Augment
-from fashion_lit.callbacks import KeyedDropout, NoProfiler, RunLogger, TrainingSpeed
+from fashion_lit.callbacks import (
+    KeyedDropout,
+    NoProfiler,
+    RunLogger,
+    SkipEmptyHooks,
+    TrainingSpeed,
+)
 from fashion_lit.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import flatten
@@ -96,6 +102,7 @@ def build_trainer(
         on_save=lambda progress: run.write_status("running", progress=progress),
     )
     callbacks: list[L.Callback] = [
+        SkipEmptyHooks(),
         points,
         KeyedDropout(config["seed"]),
         speed,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from typing_extensions import override
 
 from fashion_lit.errors import UserError
@@ -62,6 +62,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class BestCheckpoint(ModelCheckpoint):
     """The best epoch by val/accuracy, also after the run's directory was moved."""
+
+    on_train_batch_end = Callback.on_train_batch_end  # it saves after validations alone
 
     @cached_property
     def state_key(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]

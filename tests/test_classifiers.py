@@ -7,8 +7,10 @@ import lightning as L
 import pytest
 import torch
 import torchvision
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn import functional as F
 
+from fashion_lit.callbacks import STEP_HOOKS, SkipEmptyHooks
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.cnn import CNNClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule
@@ -52,6 +54,39 @@ def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
     assert not torch.allclose(logits.sum(1), torch.ones(8))  # no softmax outside the loss
     expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights), label_smoothing=0.1)
     assert torch.equal(classifier.loss(logits, labels), expected)
+
+
+def test_hooks_that_do_nothing_are_passed_over_and_all_others_called() -> None:
+    called: list[str] = []
+
+    class Listening(CNNClassifier):
+        def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+            called.append("classifier: zero_grad")
+
+    classifier = Listening(network=TINY)
+    callback = LambdaCallback(
+        on_after_backward=lambda *_: called.append("callback: after backward"),
+        on_train_batch_end=lambda *_: called.append("callback: batch end"),
+    )
+    for _ in range(2):  # a second fit finds the first one's traces
+        fit(classifier, callbacks=[SkipEmptyHooks(), callback])
+    step = ["classifier: zero_grad", "callback: after backward", "callback: batch end"]
+    assert called == 4 * step
+    kept = {hook for hook in STEP_HOOKS if callable(getattr(callback, hook))}
+    assert kept == {"on_after_backward", "on_train_batch_end"}
+    kept = {hook for hook in STEP_HOOKS if callable(getattr(classifier, hook))}
+    assert kept == {"on_before_zero_grad"}
+
+
+@pytest.mark.parametrize(("limit", "moves"), [(None, True), (1e-6, False)])
+def test_gradients_are_clipped_where_there_is_a_limit(limit: float | None, moves: bool) -> None:
+    classifier = CNNClassifier(network=TINY, optimizer={"name": "sgd", "lr": 0.1})
+    before = [parameter.clone() for parameter in classifier.network.parameters()]
+    fit(classifier, gradient_clip_val=limit)
+    moved = torch.stack(
+        [(p - q).abs().max() for p, q in zip(classifier.network.parameters(), before, strict=True)]
+    ).max()
+    assert moved > 1e-3 if moves else 0 < moved < 1e-5
 
 
 def test_checkpoint_rebuilds_the_classifier_by_itself(finished_run: RunDirectory) -> None:
