@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fashion_lit.build import (
@@ -29,10 +29,11 @@ from fashion_lit.build import (
 )
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
-from fashion_lit.datamodule import Batch, FashionMNISTDataModule, TrainBatches
+from fashion_lit.datamodule import Batch, FashionMNISTDataModule
 from fashion_lit.device import MIXED_BF16, MIXED_FP16, choose_precision, resolve_accelerator
+from fashion_lit.errors import UserError
 from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
-from fashion_lit.peers import NUM_WARM_UP_STEPS, loader, train_plainly, wait_for
+from fashion_lit.peers import NUM_WARM_UP_STEPS, PlainLoop, loader, wait_for
 from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
@@ -158,30 +159,36 @@ def bare_steps(config: Config, num_steps: int) -> float:
     datamodule.tensor_device = device
     datamodule.train = type(datamodule.train)(*(part.to(device) for part in datamodule.train))
     network = classifier.network.to(device)
-    precision, _ = choose_precision(config["trainer"]["precision"], device.type)
-    autocast = {MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision)
-    return recipe_steps(config, network, datamodule.train_dataloader(), num_steps, autocast)
+    batches = datamodule.train_dataloader()
+    num_batches = MANY_EPOCHS * len(batches)
+    loop = plain_loop(config, network, num_batches, MANY_EPOCHS, autocast_type(config))
+    return loop.steps_per_second(batches, num_steps)
 
 
-def recipe_steps(
+def autocast_type(config: Config) -> torch.dtype | None:
+    """Return the 16-bit type that a configuration computes in; None: float32."""
+    settings = config["trainer"]
+    device_type = resolve_accelerator(settings["accelerator"])
+    precision, _ = choose_precision(settings["precision"], device_type)
+    return {MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision)
+
+
+def plain_loop(
     config: Config,
     network: nn.Module,
-    batches: TrainBatches | DataLoader[Batch],
     num_steps: int,
+    num_epochs: int,
     autocast: torch.dtype | None,
-) -> float:
-    """Return the steps per second of a plain loop with a configuration's optimizer and schedule."""
+) -> PlainLoop:
+    """Return a plain loop with a configuration's loss, optimizer and schedule."""
     settings = dict(config["optimizer"])
     optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
     settings = dict(config["scheduler"])
-    build = SCHEDULERS[settings.pop("name")]
-    schedule = build(optimizer, MANY_EPOCHS * len(batches), MANY_EPOCHS, **settings)
-    return train_plainly(
+    schedule = SCHEDULERS[settings.pop("name")](optimizer, num_steps, num_epochs, **settings)
+    return PlainLoop(
         network,
-        lambda: batches,
         optimizer,
         schedule["scheduler"] if schedule else None,
-        num_steps=num_steps,
         label_smoothing=config["model"]["label_smoothing"],
         autocast=autocast,
     )
@@ -191,7 +198,37 @@ def plain_steps(
     effort: Effort, config: Config, num_steps: int, transform: str, num_workers: int
 ) -> float:
     """Return the steps per second of the recipe in float32, over torchvision's images."""
-    device = torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
-    network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
-    return recipe_steps(config, network.to(device), batches, num_steps, autocast=None)
+    network = network_as_reported(config)
+    loop = plain_loop(config, network, MANY_EPOCHS * len(batches), MANY_EPOCHS, autocast=None)
+    return loop.steps_per_second(batches, num_steps)
+
+
+def network_as_reported(config: Config) -> nn.Module:
+    """Build a configuration's network on its device, in PyTorch's own memory layout."""
+    network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network.to(resolve_accelerator(config["trainer"]["accelerator"]))
+
+
+def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
+    """Train report B's recipe as the report did: a plain loop over torchvision's images.
+
+    Split and 16-bit type are the configuration's. Returns the seconds until the validation accuracy
+    is `target`, or until the end, and whether it was reached.
+    """
+    config = configure(effort, "experiment=report_b", *overrides)
+    if config["scheduler"]["name"] in ("step", "plateau"):
+        raise UserError(
+            "Expected a schedule that a plain loop steps after every batch, but got "
+            f"scheduler={config['scheduler']['name']}; leave report B its own."
+        )
+    data = load(effort, "experiment=report_b", *overrides)
+    load_images = partial(loader, effort.root, "report B, 28 px", data.batch_size, 2)
+    train = load_images(indices=data.train_indices.tolist())
+    validation = load_images(indices=data.val_indices.tolist(), shuffle=False)
+    torch.manual_seed(config["seed"])
+    network = network_as_reported(config)
+    num_epochs = config["trainer"]["max_epochs"]
+    num_steps = num_epochs * len(train)
+    loop = plain_loop(config, network, num_steps, num_epochs, autocast_type(config))
+    return loop.seconds_until(target, train, validation, num_epochs)

@@ -15,8 +15,16 @@ from fashion_lit.contests import STEP_CALLBACKS, inference_rate
 from fashion_lit.datamodule import to_input
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import LabelledImages
-from fashion_lit.loops import Effort, bare_steps, configure, lightning_steps, plain_steps
-from fashion_lit.peers import TRANSFORMS, loader, train_plainly, write_torchvision_files
+from fashion_lit.loops import (
+    Effort,
+    bare_steps,
+    configure,
+    lightning_steps,
+    load,
+    plain_seconds_until,
+    plain_steps,
+)
+from fashion_lit.peers import TRANSFORMS, PlainLoop, loader, write_torchvision_files
 from fashion_lit.synthetic import SyntheticGarments
 from fashion_lit.timing import Row, alternate, best, images_per_second
 from fashion_lit.whole_runs import measure_accuracy, seconds_until, train_whole
@@ -74,17 +82,38 @@ def test_images_are_counted_over_epochs_after_the_first_batch() -> None:
     assert images_per_second(lambda: batches, 0.01) > 0
 
 
+def plain_loop(network: nn.Module, lr: float = 0.1) -> PlainLoop:
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1000)
+    return PlainLoop(network, optimizer, schedule, label_smoothing=0.1)
+
+
 def test_a_plain_loop_trains_as_many_steps_as_told(drawn: LabelledImages, tmp_path: Path) -> None:
     write_torchvision_files(drawn, tmp_path)
     batches = loader(tmp_path, "report B, 28 px", 16, 0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1000)
-    rate = train_plainly(
-        network, lambda: batches, optimizer, schedule, num_steps=9, label_smoothing=0.1
-    )
-    assert rate > 0
-    assert schedule.last_epoch == 2 + 9  # two warm up
+    loop = plain_loop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    assert loop.steps_per_second(batches, num_steps=9) > 0
+    assert loop.scheduler is not None
+    assert loop.scheduler.last_epoch == 2 + 9  # two warm up
+
+
+def test_a_plain_loop_trains_until_the_accuracy(drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    train = loader(tmp_path, "report B, 28 px", 16, 0, indices=range(48))
+    others = loader(tmp_path, "report B, 28 px", 5, 0, indices=range(48, 64), shuffle=False)
+    loop = plain_loop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), lr=0.01)
+    assert loop.scheduler is not None
+    loop.network.eval()
+    images = torch.cat([images for images, _ in others])
+    with torch.no_grad():
+        right = loop.network(images).argmax(1) == drawn.labels[48:]
+    assert loop.accuracy(others) == right.float().mean().item()
+    seconds, reached = loop.seconds_until(0.0, train, others, num_epochs=5)
+    assert reached
+    assert seconds > 0
+    assert loop.scheduler.last_epoch == 3  # one epoch of 48 images
+    assert not loop.seconds_until(1.01, train, others, num_epochs=2)[1]
+    assert loop.scheduler.last_epoch == 3 + 2 * 3
 
 
 def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,10 +180,16 @@ def test_a_race_ends_at_the_accuracy_or_with_the_run(tmp_path: Path) -> None:
 
 def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(tmp_path: Path) -> None:
     effort = effort_of(tmp_path, "trainer.max_epochs=1", "scheduler=constant", num_seeds=2)
+    write_torchvision_files(load(effort).train, tmp_path)
     (row,) = measure_accuracy(effort)
     assert (len(row.ours), len(row.peer)) == (2, 1)
     assert row.ratio == pytest.approx(row.peer[0] / (sum(row.ours) / 2))
     assert row.note == "2 of ours ended without it; 1 of peer ended without it"
+
+
+def test_a_race_refuses_a_schedule_that_a_plain_loop_would_step_too_often(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scheduler=plateau; leave report B its own"):
+        plain_seconds_until(effort_of(tmp_path), 0.5, "scheduler=plateau")
 
 
 def test_a_whole_run_is_tested_and_a_failure_is_told(tmp_path: Path) -> None:
