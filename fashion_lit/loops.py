@@ -140,6 +140,7 @@ def built_run(
         run = RunDirectory(Path(folder) / "run")
         run.path.mkdir()
         run.create(config)
+        L.seed_everything(config["seed"], verbose=False)
         classifier = build_classifier(config)
         compile_network(classifier, config)
         datamodule = build_datamodule(config, classifier)

@@ -18,6 +18,7 @@ from fashion_lit.fashion_mnist import LabelledImages
 from fashion_lit.loops import (
     Effort,
     bare_steps,
+    built_run,
     configure,
     lightning_steps,
     load,
@@ -167,6 +168,16 @@ def test_a_compiled_run_is_compared_with_a_compiled_loop(
 def test_both_sides_of_inference_run(as_trained: bool, tmp_path: Path) -> None:
     effort = effort_of(tmp_path)
     assert inference_rate(effort, configure(effort), 3, as_trained=as_trained) > 0
+
+
+def test_a_race_begins_with_the_weights_of_its_seed(tmp_path: Path) -> None:
+    weights = []
+    for seed in (1, 1, 2):
+        config = configure(effort_of(tmp_path), "model.network.widths=[4,4,4]", f"seed={seed}")
+        with built_run(effort_of(tmp_path), config) as (_, classifier, _):
+            weights.append(torch.cat([p.flatten() for p in classifier.network.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_race_ends_at_the_accuracy_or_with_the_run(tmp_path: Path) -> None:
