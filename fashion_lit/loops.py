@@ -228,6 +228,7 @@ def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple
     train = load_images(indices=data.train_indices.tolist())
     validation = load_images(indices=data.val_indices.tolist(), shuffle=False)
     torch.manual_seed(config["seed"])
+    torch.backends.cudnn.benchmark = config["trainer"]["benchmark"]
     network = network_as_reported(config)
     num_epochs = config["trainer"]["max_epochs"]
     num_steps = num_epochs * len(train)
