@@ -161,8 +161,7 @@ def bare_steps(config: Config, num_steps: int) -> float:
     datamodule.train = type(datamodule.train)(*(part.to(device) for part in datamodule.train))
     network = classifier.network.to(device)
     batches = datamodule.train_dataloader()
-    num_batches = MANY_EPOCHS * len(batches)
-    loop = plain_loop(config, network, num_batches, MANY_EPOCHS, autocast_type(config))
+    loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast_type(config))
     return loop.steps_per_second(batches, num_steps)
 
 
@@ -177,14 +176,15 @@ def autocast_type(config: Config) -> torch.dtype | None:
 def plain_loop(
     config: Config,
     network: nn.Module,
-    num_steps: int,
     num_epochs: int,
+    steps_per_epoch: int,
     autocast: torch.dtype | None,
 ) -> PlainLoop:
     """Return a plain loop with a configuration's loss, optimizer and schedule."""
     settings = dict(config["optimizer"])
     optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
     settings = dict(config["scheduler"])
+    num_steps = num_epochs * steps_per_epoch
     schedule = SCHEDULERS[settings.pop("name")](optimizer, num_steps, num_epochs, **settings)
     return PlainLoop(
         network,
@@ -201,7 +201,7 @@ def plain_steps(
     """Return the steps per second of the recipe in float32, over torchvision's images."""
     batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
     network = network_as_reported(config)
-    loop = plain_loop(config, network, MANY_EPOCHS * len(batches), MANY_EPOCHS, autocast=None)
+    loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast=None)
     return loop.steps_per_second(batches, num_steps)
 
 
@@ -231,6 +231,5 @@ def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple
     torch.backends.cudnn.benchmark = config["trainer"]["benchmark"]
     network = network_as_reported(config)
     num_epochs = config["trainer"]["max_epochs"]
-    num_steps = num_epochs * len(train)
-    loop = plain_loop(config, network, num_steps, num_epochs, autocast_type(config))
+    loop = plain_loop(config, network, num_epochs, len(train), autocast_type(config))
     return loop.seconds_until(target, train, validation, num_epochs)

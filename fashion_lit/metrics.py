@@ -1,7 +1,7 @@
 """The metrics of one split, kept as two running tensors: a confusion matrix and a loss sum.
 
-`update` costs a few small operations a step and never waits for the device; accuracy and the per-
-class precision, recall and F1 all follow from the confusion matrix at the epoch's end.
+`update` costs a few small operations a step and never waits for the device; accuracy and each
+class's precision, recall and F1 all follow from the confusion matrix at the epoch's end.
 """
 
 from collections.abc import Mapping
