@@ -9,7 +9,7 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -69,8 +69,7 @@ class Effort:
 
 def configure(effort: Effort, *overrides: str) -> Config:
     """Compose a run's configuration."""
-    given = [f"data={effort.data}", "test=false", "trainer.enable_progress_bar=false"]
-    given += [*overrides, *effort.overrides]
+    given = [f"data={effort.data}", "test=false", *overrides, *effort.overrides]
     (config,) = compose_jobs(prepare_overrides(given), multirun=False)
     check(config)
     return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
@@ -131,12 +130,25 @@ def lightning_steps(
     return num_steps / (clock.ended - clock.began)
 
 
+class Screen(StringIO):
+    """Swallows what is written, as a terminal: what draws for people draws here too."""
+
+    @override
+    def isatty(self) -> bool:
+        return True
+
+
 @contextmanager
 def built_run(
     effort: Effort, config: Config
 ) -> Iterator[tuple[L.Trainer, ImageClassifier, FashionMNISTDataModule]]:
-    """Build all that a run of a configuration needs, in a directory of its own; it tells nobody."""
-    with tempfile.TemporaryDirectory(dir=effort.root) as folder, redirect_stdout(StringIO()):
+    """Build all that a run of a configuration needs, in a directory of its own, on no screen."""
+    screen = Screen()
+    with (
+        tempfile.TemporaryDirectory(dir=effort.root) as folder,
+        redirect_stdout(screen),
+        redirect_stderr(screen),
+    ):
         run = RunDirectory(Path(folder) / "run")
         run.path.mkdir()
         run.create(config)
