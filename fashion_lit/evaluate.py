@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--split", choices=("val", "test"), help="one of the two; default: both")
     parser.add_argument("--checkpoint", help="best, last or a file; default: best")
-    parser.add_argument("--tta", action="store_true", help="also mirrored and shifted by a pixel")
+    parser.add_argument("--tta", action="store_true", help="also the mean over shifted images")
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
     parser.add_argument("--compare", action="store_true", help="is the second better by chance?")
     args = parser.parse_args(arguments)

@@ -28,12 +28,7 @@ from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import CLASSIFIERS, Config
 
 Split = Literal["val", "test"]
-# Each image mirrored or not, where it is or a pixel further: (mirrored, down, right).
-VIEWS = [
-    (mirrored, down, right)
-    for mirrored in (False, True)
-    for down, right in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-]
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # where an image is, or a pixel further
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
 def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictions:
     """Return what a model says of a split, in the precision it was trained in.
 
-    With `augmented`, the mean of the probabilities over VIEWS of each image.
+    With `augmented`, the mean of the probabilities over `views_of` each image.
     """
     trainer = model.config["trainer"]
     accelerator = resolve_accelerator(trainer.get("accelerator", "auto"))
@@ -164,7 +159,7 @@ def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictio
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     labels = loader.data.labels[loader.indices]
     images = loader.data.images[loader.indices]
-    views = VIEWS if augmented else VIEWS[:1]
+    views = views_of(model.config) if augmented else [(False, 0, 0)]
     total = torch.zeros(())
     for view in views:
         batches = images.tensor_split(len(loader))
@@ -174,9 +169,18 @@ def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictio
     return Predictions(total / len(views), labels, images)
 
 
+def views_of(config: Config) -> list[tuple[bool, int, int]]:
+    """Return the views of an image as `shown` takes them: MOVES, and mirrored if training was.
+
+    A network that has never seen a shoe face right is worse, not better, for being shown some.
+    """
+    mirrors = (False, True) if config["augment"]["flip"] else (False,)
+    return [(mirrored, down, right) for mirrored in mirrors for down, right in MOVES]
+
+
 def shown(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
     """Return images (B, 28, 28) uint8 mirrored, and moved by -1, 0 or 1 pixels."""
-    if (mirrored, down, right) == VIEWS[0]:
+    if (mirrored, down, right) == (False, 0, 0):
         return images
     num_images = len(images)
     images = flip_horizontally(images, torch.full((num_images,), mirrored))

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from sklearn.metrics import f1_score, log_loss
 
 from fashion_lit.evaluate import main
-from fashion_lit.evaluation import ensemble, load_model, predict, shown
+from fashion_lit.evaluation import ensemble, load_model, predict, shown, views_of
 from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.run_directory import RunDirectory
 
@@ -114,6 +114,15 @@ def test_views_are_mirrored_and_moved() -> None:
     assert shown(images, False, 0, 0) is images
     assert shown(images, False, 1, 0)[:, 6, 9].tolist() == [200, 200]
     assert shown(images, True, 0, -1)[:, 5, 28 - 1 - 9 - 1].tolist() == [200, 200]
+
+
+def test_views_are_mirrored_only_if_training_was() -> None:
+    def mirrors(flip: float) -> set[bool]:
+        return {mirrored for mirrored, _, _ in views_of({"augment": {"flip": flip}})}
+
+    assert mirrors(0.0) == {False}
+    assert mirrors(0.5) == {False, True}
+    assert views_of({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
 
 
 def test_what_is_closed_stays_closed(

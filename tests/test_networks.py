@@ -8,7 +8,7 @@ from torch import nn
 
 from fashion_lit import networks
 from fashion_lit.errors import UserError
-from fashion_lit.networks.fast_cnn import FastCNN
+from fashion_lit.networks.fast_cnn import FastCNN, GlobalMaxPool
 from fashion_lit.networks.report_cnn import ReportCNN
 from fashion_lit.schema import keyword_fields
 
@@ -43,6 +43,25 @@ def test_report_cnns_pooling_is_the_identity_at_28_pixels() -> None:
 @pytest.mark.parametrize("network", [ReportCNN(), FastCNN(widths=[8, 16, 32])])
 def test_networks_take_any_image_size(network: nn.Module, image_size: int) -> None:
     assert network(torch.randn(2, 1, image_size, image_size)).shape == (2, 10)
+
+
+def test_fast_cnn_adds_a_stage_for_each_width() -> None:
+    layers = [name for name, _ in FastCNN(widths=[8, 16, 32, 64]).named_children()]
+    stages = [["stage1", "residual1"], ["pool2", "stage2", "residual2"]]
+    stages.append(["pool3", "stage3", "residual3"])
+    assert layers == ["stem", *sum(stages, []), "pool", "output"]
+
+
+def test_global_max_pool_is_the_greatest_value() -> None:
+    x = torch.randn(2, 3, 5, 4)
+    assert torch.equal(GlobalMaxPool()(x), x.amax((2, 3)))
+
+
+def test_an_image_too_small_for_the_stages_is_refused() -> None:
+    network = FastCNN(widths=[8, 16, 32, 64])
+    assert network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(UserError, match="at least 8 x 8 pixels, but got 7 x 9; raise data.image_s"):
+        network(torch.randn(2, 1, 7, 9))
 
 
 def test_a_network_is_found_by_its_file_name() -> None:
