@@ -85,7 +85,7 @@ class FastCNN(nn.Sequential):
         self.output = nn.Linear(widths[-1], NUM_CLASSES, bias=False)
         self.smallest_size = 2 ** (len(widths) - 1)  # pixels, of which the last stage has one left
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the logits; raises UserError if a stage would have no pixel left."""
         height, width = images.shape[2:]
         if min(height, width) < self.smallest_size:
