@@ -18,10 +18,15 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     Exact up to 2**24 images, in whatever order a GPU adds, and unlike a bincount it does not make
     one wait for the CPU.
     """
-    pairs = labels * num_classes + predicted
-    counts = torch.zeros(num_classes**2, device=labels.device)
-    counts.index_add_(0, pairs, torch.ones_like(pairs, dtype=counts.dtype))
-    return counts.view(num_classes, num_classes)
+    counts = torch.zeros(num_classes, num_classes, device=labels.device)
+    add_confusions(counts, predicted, labels)
+    return counts
+
+
+def add_confusions(counts: Tensor, predicted: Tensor, labels: Tensor) -> None:
+    """Add (true class, predicted class) pairs (N,), (N,) int64 to counts (C, C) float32, in place."""
+    pairs = torch.add(predicted, labels, alpha=len(counts))
+    counts.view(-1).index_add_(0, pairs, torch.ones_like(pairs, dtype=counts.dtype))
 
 
 class ClassScores(NamedTuple):
@@ -61,14 +66,13 @@ class ClassificationMetrics(Metric):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.add_state("confusion", torch.zeros(num_classes, num_classes), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, C), labels (B,) int64, loss () the batch's mean."""
         # In place: assigning to an attribute of a module takes longer than adding.
-        self.confusion.add_(confusion_matrix(logits.argmax(1), labels, self.num_classes))
+        add_confusions(self.confusion, logits.argmax(1), labels)
         self.loss_sum.add_(loss.detach(), alpha=len(labels))
 
     def compute(self) -> dict[str, Tensor]:

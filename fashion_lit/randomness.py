@@ -10,8 +10,10 @@ import torch
 
 def derive_seed(*keys: int) -> int:
     """Return a 63-bit seed that depends on all `keys` (non-negative integers) and their order."""
-    sequence = np.random.SeedSequence((len(keys), *keys))  # zeros at the end would not count alone
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    words = (len(keys), *keys)  # zeros at the end would not count alone
+    # As an array the same words give the same seed, in a quarter of the time.
+    entropy = np.array(words, np.uint32) if max(words) < 2**32 else words
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:

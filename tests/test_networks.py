@@ -51,6 +51,13 @@ def test_fast_cnn_adds_a_stage_for_each_width() -> None:
     assert layers == ["stem", *stages.split(), "pool", "output"]
 
 
+def test_only_the_last_residual_layer_has_the_last_kernel_size() -> None:
+    network = FastCNN(widths=[8, 16, 32, 64], last_kernel_size=1)
+    convolutions = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    assert [n for n, m in convolutions if m.kernel_size == (1, 1)] == ["residual3.layer.conv"]
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_global_max_pool_is_the_greatest_value() -> None:
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(GlobalMaxPool()(x), x.amax((2, 3)))

@@ -11,6 +11,8 @@ def test_every_key_and_their_order_count() -> None:
 
 def test_seeds_are_pinned() -> None:
     assert derive_seed(0, 1, 2) == 1419556851746930036  # a change would change every run
+    assert derive_seed(2**32 - 1, 1) == 1970821573043642255  # the last in one word
+    assert derive_seed(2**32, 1) == 8290879850359252544
 
 
 def test_default_generators_do_not_remember() -> None:
