@@ -24,7 +24,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
 
 
 def add_confusions(counts: Tensor, predicted: Tensor, labels: Tensor) -> None:
-    """Add (true class, predicted class) pairs (N,), (N,) int64 to counts (C, C) float32, in place."""
+    """Add (true class, predicted class) pairs, int64 (N,) each, to counts (C, C), in place."""
     pairs = torch.add(predicted, labels, alpha=len(counts))
     counts.view(-1).index_add_(0, pairs, torch.ones_like(pairs, dtype=counts.dtype))
 
