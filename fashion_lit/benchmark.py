@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fashion_lit.contests import measure_data, measure_inference, measure_loop, measure_train
+from fashion_lit.device import keep_freed_memory
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
 from fashion_lit.loops import Effort, load
@@ -70,6 +71,7 @@ def main(arguments: list[str]) -> int:
                 "Expected --rounds, --seconds, --steps, --seeds and --peer-seeds to be more than 0."
             )
         silence_known_messages()
+        keep_freed_memory()
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             effort = Effort(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class SkipEmptyHooks(L.Callback):
     """Lets Lightning pass over the hooks of a step that do nothing.
 
     It calls six hooks of every callback and of the classifier at every step, if they are callable,
-    and surrounds each call with what loggers and profilers may want to know.
+    and surrounds each call with what loggers and profilers may want to know. Whether classifier or
+    data module moves batches to the device it asks three times a step; once will do.
     """
 
     @override
@@ -52,6 +54,9 @@ class SkipEmptyHooks(L.Callback):
             for hook in STEP_HOOKS:
                 if not is_overridden(hook, hooked):
                     setattr(hooked, hook, None)
+        selector = trainer._data_connector._datahook_selector
+        assert selector is not None
+        selector.get_instance = cache(selector.get_instance)  # type: ignore[method-assign]
 
 
 class RunLogger(TensorBoardLogger):

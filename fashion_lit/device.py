@@ -1,8 +1,12 @@
-"""Which device trains, in which number format, and how much of its memory that took."""
+"""Which device trains, in which number format, and how its memory is kept and counted."""
+
+import ctypes
+import platform
 
 import torch
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of CPUs that compute it, the fastest first
 
 
@@ -41,6 +45,20 @@ def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
         chosen = native_precision(accelerator)
         return chosen, f"This CPU cannot train in fp16; it trains in {chosen} instead."
     return requested, ""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones; glibc only.
+
+    By default it may give a step's activations back to Linux, which hands the same pages out again
+    one fault at a time: up to an eighth of a step. See mallopt(3).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    # One without the other would be worse than none: the library then stops adapting both.
+    if mallopt(M_MMAP_THRESHOLD, 32 * 2**20):  # bytes, the most that every glibc takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

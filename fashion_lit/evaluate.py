@@ -18,6 +18,7 @@ import yaml
 from fashion_lit.comparison import compare
 from fashion_lit.config import flatten
 from fashion_lit.curves import read_curves
+from fashion_lit.device import keep_freed_memory
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation import (
     Model,
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         silence_known_messages()
+        keep_freed_memory()
         check_arguments(args)
         models = [load_model(RunDirectory(path), args.checkpoint) for path in args.run_dirs]
         for model in models:

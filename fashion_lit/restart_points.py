@@ -174,12 +174,10 @@ class RestartPoints(L.Callback):
         return _on_any_rank(trainer, self.signals.received is not None)
 
     def _is_save_due(self, trainer: L.Trainer) -> bool:
-        num_new_steps = trainer.global_step - self._saved_step
-        if num_new_steps == 0:
-            return False
-        late = time.perf_counter() - self._saved_at >= self.every_seconds
-        often = self.every_steps is not None and num_new_steps >= self.every_steps
-        return _on_any_rank(trainer, late or often)
+        due = time.perf_counter() - self._saved_at >= self.every_seconds
+        if self.every_steps is not None:
+            due |= trainer.global_step - self._saved_step >= self.every_steps
+        return _on_any_rank(trainer, due) and trainer.global_step != self._saved_step
 
     def _save(self, trainer: L.Trainer, *, stop: bool) -> None:
         check_finite(trainer)

@@ -41,7 +41,7 @@ from fashion_lit.config import (
     parse_override,
     prepare_overrides,
 )
-from fashion_lit.device import peak_memory
+from fashion_lit.device import keep_freed_memory, peak_memory
 from fashion_lit.errors import UserError
 from fashion_lit.pruning import Pruned
 from fashion_lit.quiet import silence_known_messages
@@ -243,6 +243,7 @@ def is_first_process() -> bool:
 def train(config: Config, run: RunDirectory, restart: Restart, signals: StopSignals) -> None:
     """Fit, validate the best checkpoint, test it once if `test`, record."""
     silence_known_messages()
+    keep_freed_memory()
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     compile_network(classifier, config)

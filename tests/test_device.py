@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -42,3 +46,30 @@ def test_auto_accelerator_is_what_lightning_picks() -> None:
     trainer = L.Trainer(logger=False, enable_checkpointing=False)
     assert resolve_accelerator("auto") == trainer.strategy.root_device.type
     assert resolve_accelerator("cpu") == "cpu"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_freed_memory_is_kept_for_the_next_tensors() -> None:
+    # In a process of its own: the setting cannot be taken back.
+    script = """
+import resource, torch
+from fashion_lit.device import keep_freed_memory
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work() -> int:
+    before = faults()
+    tensors = [torch.ones(4 * 2**20) for _ in range(5)]  # of 16 MiB
+    del tensors
+    return faults() - before
+
+usual = [work() for _ in range(4)][-1]
+keep_freed_memory()
+print(usual, [work() for _ in range(4)][-1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
+    )
+    usual, kept = map(int, done.stdout.split())
+    assert kept <= usual / 4  # here 0, and 20,480 pages of 4 KiB
