@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fashion_lit.callbacks import STEP_HOOKS, SkipEmptyHooks
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.cnn import CNNClassifier
-from fashion_lit.datamodule import FashionMNISTDataModule
+from fashion_lit.datamodule import Batch, FashionMNISTDataModule
 from fashion_lit.errors import UserError
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.synthetic import SyntheticGarments
@@ -63,6 +63,11 @@ def test_hooks_that_do_nothing_are_passed_over_and_all_others_called() -> None:
         def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
             called.append("classifier: zero_grad")
 
+        def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+            if self.training:
+                called.append("classifier: batch on the device")
+            return batch
+
     classifier = Listening(network=TINY)
     callback = LambdaCallback(
         on_after_backward=lambda *_: called.append("callback: after backward"),
@@ -70,7 +75,12 @@ def test_hooks_that_do_nothing_are_passed_over_and_all_others_called() -> None:
     )
     for _ in range(2):  # a second fit finds the first one's traces
         fit(classifier, callbacks=[SkipEmptyHooks(), callback])
-    step = ["classifier: zero_grad", "callback: after backward", "callback: batch end"]
+    step = [
+        "classifier: batch on the device",
+        "classifier: zero_grad",
+        "callback: after backward",
+        "callback: batch end",
+    ]
     assert called == 4 * step
     kept = {hook for hook in STEP_HOOKS if callable(getattr(callback, hook))}
     assert kept == {"on_after_backward", "on_train_batch_end"}

@@ -1,3 +1,4 @@
+import ctypes
 import platform
 import subprocess
 import sys
@@ -5,7 +6,12 @@ import sys
 import pytest
 import torch
 
-from fashion_lit.device import choose_precision, native_precision, resolve_accelerator
+from fashion_lit.device import (
+    choose_precision,
+    keep_freed_memory,
+    native_precision,
+    resolve_accelerator,
+)
 
 
 def test_bf16_is_chosen_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +79,9 @@ print(usual, [work() for _ in range(4)][-1])
     )
     usual, kept = map(int, done.stdout.split())
     assert kept <= usual / 4  # here 0, and 20,480 pages of 4 KiB
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))  # macOS and Windows
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail(f"loads {name}"))
+    keep_freed_memory()
