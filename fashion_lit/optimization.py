@@ -118,9 +118,12 @@ def one_cycle(
     div_factor: PositiveFloat = 25.0,
     final_div_factor: PositiveFloat = 1e4,
     anneal_strategy: Literal["cos", "linear"] = "cos",
+    three_phase: bool = False,
 ) -> Schedule:
     """One rise from lr / div_factor to lr and one fall, per step; torch's OneCycleLR.
 
+    With `three_phase`, a fall back to lr / div_factor as long as the rise, then the last fall from
+    there: as in the paper, and most of the accuracy comes by the end of the second phase.
     Momentum cycles too, between 0.85 and 0.95, as is torch's default. Smith and Topin 2018,
     https://arxiv.org/abs/1708.07120
     """
@@ -132,6 +135,7 @@ def one_cycle(
         div_factor=div_factor,
         final_div_factor=final_div_factor,
         anneal_strategy=anneal_strategy,
+        three_phase=three_phase,
     )
     return {"scheduler": scheduler, "interval": "step"}
 

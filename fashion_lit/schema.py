@@ -186,6 +186,11 @@ def check_combinations(config: Config) -> None:
             f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
             f"but got {config['scheduler']['warmup_epochs']}."
         )
+    if config["scheduler"].get("three_phase") and config["scheduler"]["pct_start"] >= 0.5:
+        raise UserError(
+            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
+            f"fall is as long as its rise, but got {config['scheduler']['pct_start']}."
+        )
     if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
         raise UserError(
             "`model.unfreeze_epoch` says when a frozen backbone trains again, but "

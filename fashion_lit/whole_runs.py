@@ -53,7 +53,7 @@ def measure_accuracy(effort: Effort) -> Iterator[Row]:
 
     Here a run with everything on, there a plain loop over torchvision's images, both in this
     device's own precision; validations count. What ends without it counts with all its time: a
-    lower bound.
+    lower bound. Each run is told on stderr as it ends: a seed of report B's may take an hour.
     """
     ours, peer, missed = [], [], {"ours": 0, "peer": 0}
     for seed in range(max(effort.num_seeds, effort.num_peer_seeds)):
@@ -64,6 +64,8 @@ def measure_accuracy(effort: Effort) -> Iterator[Row]:
             if seed < num_seeds:
                 overrides = ("precision=auto", f"seed={seed}")
                 seconds, reached = race(effort, REPORT_B_ACCURACY, *overrides)
+                ended = "" if reached else ", ended without it"
+                print(f"seed {seed}, {name}: {seconds:,.1f} s{ended}", file=sys.stderr, flush=True)
                 times.append(seconds)
                 missed[name] += not reached
     notes = [f"{num} of {name} ended without it" for name, num in missed.items() if num]

@@ -189,13 +189,20 @@ def test_a_race_ends_at_the_accuracy_or_with_the_run(tmp_path: Path) -> None:
     assert not seconds_until(effort, 1.01, widths)[1]
 
 
-def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(tmp_path: Path) -> None:
+def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     effort = effort_of(tmp_path, "trainer.max_epochs=1", "scheduler=constant", num_seeds=2)
     write_torchvision_files(load(effort).train, tmp_path)
     (row,) = measure_accuracy(effort)
     assert (len(row.ours), len(row.peer)) == (2, 1)
     assert row.ratio == pytest.approx(row.peer[0] / (sum(row.ours) / 2))
     assert row.note == "2 of ours ended without it; 1 of peer ended without it"
+    assert capsys.readouterr().err.splitlines() == [
+        f"seed 0, ours: {row.ours[0]:,.1f} s, ended without it",
+        f"seed 0, peer: {row.peer[0]:,.1f} s, ended without it",
+        f"seed 1, ours: {row.ours[1]:,.1f} s, ended without it",
+    ]
 
 
 def test_a_race_refuses_a_schedule_that_a_plain_loop_would_step_too_often(tmp_path: Path) -> None:

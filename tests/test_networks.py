@@ -47,8 +47,20 @@ def test_networks_take_any_image_size(network: nn.Module, image_size: int) -> No
 
 def test_fast_cnn_adds_a_stage_for_each_width() -> None:
     layers = [name for name, _ in FastCNN(widths=[8, 16, 32, 64]).named_children()]
-    stages = "stage1 residual1 pool2 stage2 residual2 pool3 stage3 residual3"
+    stages = "stage1 residual1 pool1 stage2 residual2 pool2 stage3 residual3"
     assert layers == ["stem", *stages.split(), "pool", "output"]
+
+
+@pytest.mark.parametrize(("early_pool", "size"), [(False, 7), (True, 3)])
+def test_early_pooling_leaves_the_middle_residual_layer_fewer_pixels(
+    early_pool: bool, size: int
+) -> None:
+    network = FastCNN(widths=[8, 16, 32, 64], early_pool=early_pool)
+    sizes = []
+    for layer in (network.residual1, network.residual2, network.residual3):
+        layer.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape[2:])))
+    network(torch.randn(2, 1, 28, 28))
+    assert sizes == [(14, 14), (size, size), (3, 3)]
 
 
 def test_only_the_last_residual_layer_has_the_last_kernel_size() -> None:

@@ -80,6 +80,17 @@ def test_one_cycle_is_the_reports_curve() -> None:
     assert rates[-1] < 1e-7
 
 
+def test_three_phases_fall_as_long_as_they_rise_then_once_more() -> None:
+    rates = learning_rates("one_cycle", pct_start=0.25, div_factor=10.0, three_phase=True)
+    quarter = STEPS // 4
+    assert rates[0] == pytest.approx(0.001)
+    assert max(rates) == pytest.approx(0.01, rel=1e-5)
+    assert rates.index(max(rates)) == pytest.approx(quarter, abs=1)
+    assert rates[2 * quarter - 2] == pytest.approx(0.001, rel=1e-3)  # back, at half of the steps
+    assert rates[3 * quarter] == pytest.approx(0.0005, rel=0.01)  # half a cosine's middle
+    assert rates[-1] < 1e-6
+
+
 def test_cosine_warms_up_then_follows_half_a_cosine() -> None:
     rates = learning_rates("cosine", warmup_epochs=2.0, final_factor=0.1)
     assert rates[0] == pytest.approx(0.01 / 377)

@@ -70,6 +70,9 @@ BAD = [
     ("nonsense", "Expected an override of the form key=value, but got `nonsense`"),
     ("scheduler=cosine scheduler.warmup_epochs=50", "Expected `scheduler.warmup_epochs` to be "
      "less than trainer.max_epochs="),
+    ("scheduler=one_cycle_three_phase scheduler.pct_start=0.5", "Expected `scheduler.pct_start` to "
+     "be less than 0.5 with scheduler.three_phase, whose fall is as long as its rise, but got "
+     "0.5."),
     ("model=resnet18 model.unfreeze_epoch=1", "model.freeze_backbone is false; set it to true"),
     ("model=resnet18 model.pretrained=false model.weights=w.pth", "model.pretrained is false"),
     ("model=resnet18 model.backbone=vgg", "Expected `model.backbone` to be one of 'resnet18', "),
