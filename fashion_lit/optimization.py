@@ -123,7 +123,7 @@ def one_cycle(
     """One rise from lr / div_factor to lr and one fall, per step; torch's OneCycleLR.
 
     With `three_phase`, a fall back to lr / div_factor as long as the rise, then the last fall from
-    there: as in the paper, and most of the accuracy comes by the end of the second phase.
+    there, as in the paper; `pct_start` is less than 0.5 then.
     Momentum cycles too, between 0.85 and 0.95, as is torch's default. Smith and Topin 2018,
     https://arxiv.org/abs/1708.07120
     """
