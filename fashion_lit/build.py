@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fashion_lit.augment import Augment
 from fashion_lit.callbacks import (
+    AverageStatistics,
     KeyedDropout,
     NoProfiler,
     RunLogger,
@@ -106,6 +107,7 @@ def build_trainer(
         points,
         KeyedDropout(config["seed"]),
         speed,
+        AverageStatistics(),
         terminal,
         TensorBoardPages(flatten(config), draw_confusions),
         BestCheckpoint(

@@ -1,9 +1,10 @@
 """Callbacks, logger and profiler of every run: keyed dropout, speed, and no idle work."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
+from fashion_lit.classifier import ImageClassifier
+from fashion_lit.datamodule import FashionMNISTDataModule, TrainBatches
 from fashion_lit.randomness import seed_default_generators
 
+NUM_STATISTICS_IMAGES = 2048  # twice as many change nothing
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
 EVENT_FILES = "events.out.tfevents.*"
 NOTHING = nullcontext()
@@ -104,6 +111,68 @@ class KeyedDropout(L.Callback):
     ) -> None:
         keys = (trainer.current_epoch, batch_idx, trainer.global_rank)
         seed_default_generators(self.seed, DROPOUT_STREAM, *keys)
+
+
+class AverageStatistics(L.Callback):
+    """Gives averaged weights batch statistics of their own, before each validation of a fit.
+
+    An average of the statistics of many weights is not that of their average: Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407
+    """
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.average is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        norms = trained_norms(pl_module.average, pl_module.network)
+        batches = statistics_batches(datamodule, pl_module.device)
+        with trainer.precision_plugin.forward_context():
+            renew_statistics(pl_module.average, norms, batches)
+
+
+def statistics_batches(
+    datamodule: FashionMNISTDataModule, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield some 2,000 augmented training images (B, C, H, W), the same ever and on every rank."""
+    batches = TrainBatches(datamodule, same_every_epoch=True)
+    batches.set_epoch(-1)  # no epoch that training could stand in, with images to leave out
+    num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
+    for images, _ in islice(batches, num_batches):
+        yield images.to(device)
+
+
+def trained_norms(average: nn.Module, network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch normalisations of `average` whose twins in `network` are trained."""
+    pairs = zip(average.modules(), network.modules(), strict=True)
+    return [
+        norm
+        for norm, twin in pairs
+        if isinstance(norm, _BatchNorm) and any(p.requires_grad for p in twin.parameters())
+    ]
+
+
+@torch.no_grad()
+def renew_statistics(
+    network: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Tensor]
+) -> None:
+    """Replace the running statistics of `norms` by their means over batches of images.
+
+    All else stays in evaluation, dropout too. `swa_utils.update_bn` would draw random numbers.
+    """
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for plain means
+        norm.train()
+    for images in batches:
+        network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 class TrainingSpeed(L.Callback):

@@ -1,5 +1,6 @@
 """ImageClassifier through its two final classes."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +10,16 @@ import torch
 import torchvision
 from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
-from fashion_lit.callbacks import STEP_HOOKS, SkipEmptyHooks
+from fashion_lit.callbacks import (
+    STEP_HOOKS,
+    AverageStatistics,
+    SkipEmptyHooks,
+    renew_statistics,
+    statistics_batches,
+    trained_norms,
+)
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.cnn import CNNClassifier
 from fashion_lit.datamodule import Batch, FashionMNISTDataModule
@@ -147,6 +156,49 @@ def test_the_average_follows_weights_and_statistics_every_few_steps(
     for key, value in classifier.average.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[key])
+
+
+def test_renewed_statistics_are_those_of_torchs_update_bn() -> None:
+    torch.manual_seed(0)
+    network = CNNClassifier(network=TINY).network.train()
+    batches = [torch.randn(16, 1, 28, 28) for _ in range(3)]
+    network(batches[0])  # statistics of some other kind
+    expected = copy.deepcopy(network)
+    update_bn(batches, expected)
+    network.eval()
+    norms = trained_norms(network, network)
+    assert len(norms) == 5  # stem, two stages, two residual layers
+    renew_statistics(network, norms, batches)
+    assert not any(module.training for module in network.modules())
+    assert {norm.momentum for norm in norms} == {0.1}
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[key], value)
+
+
+def test_the_average_is_validated_with_statistics_of_its_own() -> None:
+    torch.manual_seed(0)
+    classifier = CNNClassifier(network=TINY, ema_decay=0.9, optimizer={"name": "sgd", "lr": 0.1})
+    assert classifier.average is not None
+    trainer = fit(classifier, num_epochs=2, callbacks=[AverageStatistics()])
+    expected = copy.deepcopy(classifier.average)
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    datamodule.position = (1, 1)  # wherever training stands
+    images = list(statistics_batches(datamodule, torch.device("cpu")))
+    assert [len(batch) for batch in images] == [16, 16, 8]  # all 40 training images
+    update_bn(images, expected)
+    for key, value in classifier.average.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[key])
+
+
+def test_statistics_of_a_frozen_backbone_stay() -> None:
+    classifier = TransferClassifier(pretrained=False, freeze_backbone=True, ema_decay=0.9)
+    assert classifier.average is not None
+    before = copy.deepcopy(classifier.average.state_dict())
+    fit(classifier, callbacks=[AverageStatistics()])
+    assert not trained_norms(classifier.average, classifier.network)
+    for key, value in classifier.average.state_dict().items():
+        if "running" in key:
+            assert torch.equal(value, before[key])
 
 
 def test_unlimited_run_is_refused_for_a_schedule_that_needs_an_end() -> None:
