@@ -22,7 +22,7 @@ from fashion_lit.classifier import ImageClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule, TrainBatches
 from fashion_lit.randomness import seed_default_generators
 
-NUM_STATISTICS_IMAGES = 2048  # twice as many change nothing
+NUM_STATISTICS_IMAGES = 2048  # at least; twice as many gave the default run no more
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
 EVENT_FILES = "events.out.tfevents.*"
 NOTHING = nullcontext()
@@ -135,9 +135,9 @@ class AverageStatistics(L.Callback):
 def statistics_batches(
     datamodule: FashionMNISTDataModule, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield some 2,000 augmented training images (B, C, H, W), the same ever and on every rank."""
+    """Yield batches (B, C, H, W) of augmented training images, the same at each call and rank."""
     batches = TrainBatches(datamodule, same_every_epoch=True)
-    batches.set_epoch(-1)  # no epoch that training could stand in, with images to leave out
+    batches.set_epoch(-1)  # training stands in no such epoch, so no batch of it counts as done
     num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
     for images, _ in islice(batches, num_batches):
         yield images.to(device)
@@ -159,7 +159,8 @@ def renew_statistics(
 ) -> None:
     """Replace the running statistics of `norms` by their means over batches of images.
 
-    All else stays in evaluation, dropout too. `swa_utils.update_bn` would draw random numbers.
+    All else stays in evaluation mode. With `swa_utils.update_bn` dropout would draw, from a state
+    that a resumed run does not have.
     """
     if not norms:
         return

@@ -60,6 +60,7 @@ class ImageClassifier(L.LightningModule):
         class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal ones.
         ema_decay: evaluate with an exponential moving average of the weights, which keeps this
             share of itself in a step: 0.998 remembers some 500 steps. None: the plain weights.
+            `AverageStatistics` gives it batch statistics of its own.
         optimizer: {"name": one of OPTIMIZERS, and its arguments}.
         scheduler: {"name": one of SCHEDULERS, and its arguments}.
     """
