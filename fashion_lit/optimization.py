@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -101,7 +102,23 @@ def sgd(
         decay_norms_and_biases=decay_norms_and_biases,
         norms_and_biases_lr_factor=norms_and_biases_lr_factor,
     )
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
+    optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
+    begin_momenta(optimizer)
+    optimizer.register_load_state_dict_post_hook(begin_momenta)
+    return optimizer
+
+
+def begin_momenta(optimizer: Optimizer) -> None:
+    """Let the momentum of every weight that has none begin at zero, which changes no result.
+
+    torch's fused kernel wants all momenta or none, and a frozen layer that thaws has none; and
+    where a gradient scaler skips the first step, torch keeps as momentum what lay in memory.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            state = optimizer.state[weight]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def constant(optimizer: Optimizer, num_steps: int, num_epochs: int) -> Schedule:
