@@ -9,7 +9,7 @@ from torch import nn
 from fashion_lit import networks
 from fashion_lit.errors import UserError
 from fashion_lit.networks.fast_cnn import FastCNN, GlobalMaxPool
-from fashion_lit.networks.report_cnn import ReportCNN
+from fashion_lit.networks.report_cnn import ReportCNN, mean_bins
 from fashion_lit.schema import keyword_fields
 
 
@@ -23,7 +23,7 @@ def test_report_cnn_has_the_reports_layers_in_order() -> None:
     leaves = [m for m in ReportCNN().modules() if not list(m.children())]
     kinds = {
         nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.ReLU: "relu", nn.MaxPool2d: "pool",
-        nn.Dropout: "drop", nn.AdaptiveAvgPool2d: "", nn.Flatten: "", nn.Linear: "linear",
+        nn.Dropout: "drop", nn.Flatten: "", nn.Linear: "linear",
         nn.BatchNorm1d: "norm",
     }  # fmt: skip
     layers = [kinds[type(leaf)] for leaf in leaves if kinds[type(leaf)]]
@@ -103,3 +103,15 @@ def test_a_new_network_needs_one_file_only(tmp_path: Path, monkeypatch: pytest.M
     assert fields == {"width": (int, 8), "depth": (Any, 1)}
     with pytest.raises(UserError, match=r"empty_net\.py to define a network, .* defines none"):
         networks.network_class("empty_net")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 10, 28])
+def test_mean_bins_are_torchs_adaptive_pooling(size: int) -> None:
+    images = torch.randn(2, 5, size, size + size % 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 5, 3, 3, dtype=torch.float64)
+    found, gradients = [], []
+    for pooled in (mean_bins(images, 3), nn.AdaptiveAvgPool2d(3)(images)):
+        found.append(pooled)
+        gradients += torch.autograd.grad((pooled * weights).sum(), images)
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -3,6 +3,9 @@
 93.72 % test accuracy in the report, after 20 epochs of AdamW with OneCycleLR (experiment=report_b).
 """
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 
 from fashion_lit.augment import Probability
@@ -33,6 +36,27 @@ def dense(in_features: int, out_features: int, dropout: float) -> nn.Sequential:
     )
 
 
+def mean_bins(x: Tensor, size: int) -> Tensor:
+    """Average (B, C, H, W) over bins to (B, C, size, size), as adaptive average pooling does.
+
+    The identity where there are as many pixels. CUDA has no deterministic backward pass of
+    nn.AdaptiveAvgPool2d.
+    """
+    height, width = x.shape[2:]
+    if (height, width) == (size, size):
+        return x
+    rows = [
+        torch.stack([x[:, :, r, c].mean((2, 3)) for c in bins(width, size)], dim=2)
+        for r in bins(height, size)
+    ]
+    return torch.stack(rows, dim=2)
+
+
+def bins(length: int, number: int) -> list[slice]:
+    """Cut 0..length into so many slices, of equal length but for a pixel that two may share."""
+    return [slice(i * length // number, -(-(i + 1) * length // number)) for i in range(number)]
+
+
 class ReportCNN(nn.Module):
     """Images (B, 1, H, W) -> logits (B, 10).
 
@@ -51,7 +75,7 @@ class ReportCNN(nn.Module):
         self.block1 = double_convolution(1, 64, block_dropout)
         self.block2 = double_convolution(64, 128, block_dropout)
         self.block3 = double_convolution(128, 256, block_dropout)
-        self.pool = nn.AdaptiveAvgPool2d(3)  # the identity at 28 px; lets other sizes through
+        self.pool = partial(mean_bins, size=3)  # the identity at 28 px; lets other sizes through
         self.flatten = nn.Flatten()
         self.dense1 = dense(256 * 3 * 3, 512, head_dropouts[0])
         self.dense2 = dense(512, 256, head_dropouts[1])
