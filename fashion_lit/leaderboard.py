@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError
-from fashion_lit.files import write_atomically
+from fashion_lit.files import read_text, write_atomically
 from fashion_lit.ranking import Entry, Run, rank, read_runs, varied_settings
 from fashion_lit.sweep_figures import draw_figures
 from fashion_lit.train import main as train_main
@@ -175,7 +175,7 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
     (run,) = [r for r in best.runs if r.settings["seed"] == seed and r.metrics]
     code = train_main([f'run_dir="{run.path.absolute().as_posix()}"', "test=true"])
     if code == 0:
-        metrics = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads(read_text(run.path / "metrics.json"))
         tested = {k: metrics[k] for k in ("test/accuracy", "test/loss")}
         told = {"job": run.path.name, "metrics": tested, "candidates": len(entries)}
         write_atomically(record, json.dumps(told, indent=2) + "\n")

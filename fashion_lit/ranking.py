@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fashion_lit.config import flatten
+from fashion_lit.files import read_text
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.scores import student_interval
 
@@ -83,7 +84,7 @@ def read_run(folder: Path) -> Run:
     """Read one directory; what is wrong with it becomes its note, never an error."""
     run = RunDirectory(folder)
     try:
-        config = yaml.load(run.config_file.read_text(encoding="utf-8"), FAST_LOADER)
+        config = yaml.load(read_text(run.config_file), FAST_LOADER)
         settings = flatten(config)
         status = run.status
         state = str(status["state"])

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from fashion_lit.callbacks import EVENT_FILES
 from fashion_lit.errors import UserError
-from fashion_lit.files import PART_PATTERN, write_atomically
+from fashion_lit.files import PART_PATTERN, read_text, write_atomically
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
@@ -129,7 +129,7 @@ class RunDirectory:
     @property
     def metrics(self) -> dict[str, float]:
         """The recorded metrics."""
-        return json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        return json.loads(read_text(self.metrics_file))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class RunDirectory:
         """
         if not self.status_file.exists():
             return {}
-        return json.loads(self.status_file.read_text(encoding="utf-8"))
+        return json.loads(read_text(self.status_file))
 
     def write_status(
         self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""

@@ -1,9 +1,11 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fashion_lit.files import write_atomically
+from fashion_lit import files
+from fashion_lit.files import read_text, write_atomically
 
 
 def test_data_replaces_data_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -34,3 +36,46 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         write_atomically(path, "two", keep_previous_as=tmp_path / "previous")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_windows_waits_until_nobody_else_has_the_file(
+    windows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, refusals = tmp_path / "status.json", [PermissionError(), PermissionError()]
+    path.write_text("old")
+
+    def refuse_twice(action: Callable[..., object]) -> Callable[..., object]:
+        def refuse(*arguments: object, **keywords: object) -> object:
+            if refusals:
+                raise refusals.pop()
+            return action(*arguments, **keywords)
+
+        return refuse
+
+    monkeypatch.setattr(files, "WINDOWS", windows)
+    monkeypatch.setattr(files, "_flush_directory", lambda directory: None)
+    monkeypatch.setattr(files, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "replace", refuse_twice(Path.replace))
+    monkeypatch.setattr(Path, "read_text", refuse_twice(Path.read_text))
+    if windows:
+        write_atomically(path, "new")
+        assert path.read_bytes() == b"new"
+        refusals += [PermissionError(), PermissionError()]
+        assert read_text(path) == "new"
+    else:  # elsewhere it means a missing permission
+        with pytest.raises(PermissionError):
+            write_atomically(path, "new")
+        with pytest.raises(PermissionError):
+            read_text(path)
+
+
+def test_windows_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(files, "WINDOWS", True)
+    monkeypatch.setattr(files, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "status.json", "new")
