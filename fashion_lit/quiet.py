@@ -10,6 +10,8 @@ MESSAGES = (
     "💡 Tip:",  # advertisements
     "Using bfloat16 Automatic Mixed Precision",  # the run's own first line names the precision
     "Using 16bit Automatic Mixed Precision",
+    "Using 16-bit Automatic Mixed Precision",  # Fabric's spelling
+    "You are using a CUDA device",  # that has Tensor Cores, which bf16, fp16 and precision=tf32 use
     "LOCAL_RANK:",
     "Loading `train_dataloader` to estimate number of stepping batches.",
     "`Trainer.fit` stopped: `max_epochs=",  # the table shows it

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from fashion_lit.randomness import derive_seed, generator, seed_default_generators
@@ -22,3 +23,10 @@ def test_default_generators_do_not_remember() -> None:
     seed_default_generators(3, 4)
     assert torch.equal(torch.rand(3), first)
     assert not torch.equal(torch.rand(3, generator=generator(3, 5)), first)
+
+
+def test_apples_gpu_is_seeded_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    seed_default_generators(0, 2, 5)
+    assert seeds == [derive_seed(0, 2, 5)]
