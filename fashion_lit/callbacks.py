@@ -52,7 +52,9 @@ class SkipEmptyHooks(L.Callback):
 
     It calls six hooks of every callback and of the classifier at every step, if they are callable,
     and surrounds each call with what loggers and profilers may want to know. Whether classifier or
-    data module moves batches to the device it asks three times a step; once will do.
+    data module moves batches to the device it asks three times a step; once will do. Whether the
+    first rank got a SIGTERM it asks at every step too, and waits for the device; `RestartPoints`
+    asks all ranks, and waits for none.
     """
 
     @override
@@ -64,6 +66,11 @@ class SkipEmptyHooks(L.Callback):
         selector = trainer._data_connector._datahook_selector
         assert selector is not None
         selector.get_instance = cache(selector.get_instance)  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = do_nothing  # type: ignore[method-assign]
+
+
+def do_nothing() -> None:
+    """Do nothing."""
 
 
 class RunLogger(TensorBoardLogger):
@@ -128,8 +135,9 @@ class AverageStatistics(L.Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         norms = trained_norms(pl_module.average, pl_module.network)
         batches = statistics_batches(datamodule, pl_module.device)
-        with trainer.precision_plugin.forward_context():
-            renew_statistics(pl_module.average, norms, batches)
+        precision = trainer.precision_plugin
+        with precision.forward_context():
+            renew_statistics(pl_module.average, norms, map(precision.convert_input, batches))
 
 
 def statistics_batches(

@@ -20,6 +20,8 @@ from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
 from fashion_lit.stopping import Stopped, StopSignals
 
+AGREE_EVERY_STEPS = 5  # how often ranks ask each other whether to stop or save
+
 
 class RestartPoints(L.Callback):
     """Saves the last checkpoint at every epoch's end, every so often, and when asked to stop.
@@ -59,6 +61,7 @@ class RestartPoints(L.Callback):
         self._saved_at = time.perf_counter()
         self._saved_step = -1
         self._goes_on = bool(record)
+        self._group: Any = None
 
     @property
     def seconds(self) -> float:
@@ -80,7 +83,7 @@ class RestartPoints(L.Callback):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stand_at(trainer, trainer.current_epoch, 0)
-        stop = self._is_stop_wanted(trainer)
+        stop, _ = self._agree(trainer)
         if trainer.global_step != self._saved_step or stop:
             self._save(trainer, stop=stop)
 
@@ -93,10 +96,14 @@ class RestartPoints(L.Callback):
             # Lightning's counter for the loggers misses or adds a step after some restarts.
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
             self._goes_on = False
-        if batch_idx % trainer.accumulate_grad_batches:
+        step, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
+        if rest:
             return  # gradients of half a step are not saved
-        stop = self._is_stop_wanted(trainer)
-        if stop or self._is_save_due(trainer):
+        stop, due = False, self._are_steps_due(trainer)
+        if trainer.world_size == 1 or step % AGREE_EVERY_STEPS == 0:
+            stop, minutes_due = self._agree(trainer)
+            due |= minutes_due
+        if stop or (due and trainer.global_step != self._saved_step):
             self._save(trainer, stop=stop)
 
     @override
@@ -129,8 +136,12 @@ class RestartPoints(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self._is_stop_wanted(trainer):
-            self._save(trainer, stop=True)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if trainer.world_size == 1 or batch_idx % AGREE_EVERY_STEPS == 0:
+            stop, _ = self._agree(trainer)
+            if stop:
+                self._save(trainer, stop=True)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -142,7 +153,8 @@ class RestartPoints(L.Callback):
         self.signals.wait_for_a_good_moment = False
         self._stand_at(trainer, trainer.current_epoch, 0)
         self._stopped_early = trainer.should_stop
-        self._save(trainer, stop=self._is_stop_wanted(trainer))
+        stop, _ = self._agree(trainer)
+        self._save(trainer, stop=stop)
 
     @override
     def on_save_checkpoint(
@@ -170,14 +182,21 @@ class RestartPoints(L.Callback):
         _datamodule(trainer).position = (epoch, batches_done)
         self._validation_due = validation_due
 
-    def _is_stop_wanted(self, trainer: L.Trainer) -> bool:
-        return _on_any_rank(trainer, self.signals.received is not None)
+    def _are_steps_due(self, trainer: L.Trainer) -> bool:
+        steps = trainer.global_step - self._saved_step  # the same on every rank
+        return self.every_steps is not None and steps >= self.every_steps
 
-    def _is_save_due(self, trainer: L.Trainer) -> bool:
+    def _agree(self, trainer: L.Trainer) -> tuple[bool, bool]:
+        """Return whether any rank was asked to stop, and whether for any a checkpoint is due."""
+        stop = self.signals.received is not None
         due = time.perf_counter() - self._saved_at >= self.every_seconds
-        if self.every_steps is not None:
-            due |= trainer.global_step - self._saved_step >= self.every_steps
-        return _on_any_rank(trainer, due) and trainer.global_step != self._saved_step
+        if trainer.world_size == 1:
+            return stop, due
+        if self._group is None:  # of the processes, not of their GPUs, which need not be waited for
+            self._group = torch.distributed.new_group(backend="gloo")
+        flags = torch.tensor([stop, due], dtype=torch.uint8)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(flags[0]), bool(flags[1])
 
     def _save(self, trainer: L.Trainer, *, stop: bool) -> None:
         check_finite(trainer)
@@ -214,21 +233,15 @@ def environment(trainer: L.Trainer) -> dict[str, str]:
     """Return what a bit-exact result depends on beside configuration and seed, in words."""
     device = trainer.strategy.root_device
     cuda = device.type == "cuda"
-    return {
+    threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
+    return threads | {
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
         "processes": str(trainer.world_size),
         "precision": str(trainer.precision),
         "torch": str(torch.__version__),
         "lightning": L.__version__,
     }
-
-
-def _on_any_rank(trainer: L.Trainer, flag: bool) -> bool:
-    if trainer.world_size == 1:
-        return flag
-    return trainer.strategy.reduce_boolean_decision(flag, all=False)
 
 
 def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:
