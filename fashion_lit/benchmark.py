@@ -21,7 +21,7 @@ from fashion_lit.contests import measure_data, measure_inference, measure_loop, 
 from fashion_lit.device import keep_freed_memory
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
-from fashion_lit.loops import Effort, load
+from fashion_lit.loops import Effort, configure, load
 from fashion_lit.peers import write_torchvision_files
 from fashion_lit.quiet import silence_known_messages
 from fashion_lit.timing import Row, machine
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
                 overrides=tuple(args.set),
                 root=root,
             )
-            write_torchvision_files(load(effort).train, root)
+            write_torchvision_files(load(configure(effort)).train, root)
             rows = show(effort, args.parts or [part for part in PARTS if part not in BY_NAME_ONLY])
     except UserError as error:
         print(f"fashion-lit benchmark: {error}", file=sys.stderr)

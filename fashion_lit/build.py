@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashion_lit.augment import Augment
 from fashion_lit.callbacks import (
@@ -21,7 +21,15 @@ from fashion_lit.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import flatten
 from fashion_lit.datamodule import FashionMNISTDataModule
-from fashion_lit.device import choose_precision, resolve_accelerator
+from fashion_lit.device import (
+    check_devices,
+    choose_precision,
+    chooses_by_timing,
+    num_devices,
+    resolve_accelerator,
+    set_tf32,
+)
+from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.launchers import Launcher
 from fashion_lit.pruning import told_pruning
@@ -43,13 +51,29 @@ def build_classifier(config: Config) -> ImageClassifier:
     return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
 
 
-def compile_network(classifier: ImageClassifier, config: Config) -> None:
-    """Let torch.compile translate the network if `trainer.compile` says so, at its first batch.
+def on_devices_here(config: Config) -> tuple[Config, str]:
+    """Return a run's configuration as this machine can evaluate it, and a notice, or ""."""
+    trainer, data = config["trainer"], config["data"]
+    try:
+        check_devices(trainer, data["device"])
+    except UserError:
+        kind = resolve_accelerator("auto")
+        here = {
+            "trainer": trainer | {"accelerator": kind, "devices": 1},
+            "data": data | {"device": "auto"},
+        }
+        notice = f"The run's devices are not on this machine; it is evaluated on its {kind}."
+        return config | here, notice
+    return config, ""
+
+
+def compile_network(network: nn.Module, config: Config) -> None:
+    """Let torch.compile translate a network if `trainer.compile` says so, at its first batch.
 
     In place, so that checkpoints keep their names; true is torch's default mode.
     """
     if mode := config["trainer"].get("compile", False):
-        classifier.network.compile(mode=None if mode is True else mode)
+        network.compile(mode=None if mode is True else mode)
 
 
 def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
@@ -82,16 +106,39 @@ def draw_pictures(images: Tensor, labels: Tensor, probabilities: Tensor) -> Figu
     return pictures_figure(images, labels, probabilities, CLASS_NAMES)
 
 
+def choose_strategy(config: Config) -> str:
+    """Return Lightning's name of how several processes train together.
+
+    DDP waits for the gradients of all weights that are trainable when it starts, unless it looks in
+    each step for those that a frozen backbone leaves without one.
+    """
+    trainer = config["trainer"]
+    strategy = trainer.get("strategy") or "auto"
+    if not config["model"].get("freeze_backbone") or strategy not in ("auto", "ddp"):
+        return strategy
+    num_processes = num_devices(trainer) * trainer.get("num_nodes", 1)
+    is_ddp = strategy == "ddp" or num_processes > 1
+    return "ddp_find_unused_parameters_true" if is_ddp else strategy
+
+
 def build_trainer(
     config: Config, run: RunDirectory, restart: Restart, signals: StopSignals
 ) -> tuple[L.Trainer, RestartPoints]:
     """Build Lightning's Trainer with everything that a run writes and shows."""
     arguments: dict[str, Any] = dict(config["trainer"])
     arguments.pop("compile", None)  # `compile_network` did it
+    arguments["strategy"] = choose_strategy(config)
     device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
-    precision, notice = choose_precision(arguments.pop("precision"), device_type)
+    requested = arguments.pop("precision")
+    precision, notice = choose_precision(requested, device_type)
+    set_tf32(requested, device_type)
     if notice:
         rank_zero_only(print)(notice)
+    if timed := chooses_by_timing(config["trainer"], device_type):
+        rank_zero_only(print)(
+            f"{' and '.join(timed)} choose kernels by how fast they just were, so a second run "
+            "need not equal this one to the bit."
+        )
     speed = TrainingSpeed()
     terminal = TerminalTable(speed, show_bar=arguments.pop("enable_progress_bar", True))
     points = RestartPoints(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from typing_extensions import override
 
@@ -86,6 +87,14 @@ class BestCheckpoint(ModelCheckpoint):
         }
         super().load_state_dict(state_dict | here)
         self.current_score = state_dict["current_score"]
+
+
+def is_best_so_far(trainer: Trainer) -> bool:
+    """Whether the validation just done is the best; its checkpoint is written after this answer."""
+    checkpoint = trainer.checkpoint_callback
+    assert isinstance(checkpoint, ModelCheckpoint)
+    best = checkpoint.best_model_score
+    return best is None or bool(trainer.callback_metrics["val/accuracy"] > best)
 
 
 def restart_loops(

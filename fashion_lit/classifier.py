@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fashion_lit.datamodule import Batch
+from fashion_lit.device import MIXED_BF16, MIXED_FP16
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import CLASS_NAMES, NUM_CLASSES
 from fashion_lit.metrics import ClassificationMetrics, class_scores
@@ -105,9 +106,12 @@ class ImageClassifier(L.LightningModule):
 
         In evaluation those of the averaged weights, if `ema_decay` asks for them.
         """
-        if self.average is None or self.training:
-            return self.network(images)
-        return self.average(images)
+        return self.network(images) if self.training else self.evaluated(images)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that `.eval()` chooses: the averaged one, if there is one."""
+        return self.network if self.average is None else self.average
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy () in float32, smoothed and weighted as configured."""
@@ -228,8 +232,8 @@ class ImageClassifier(L.LightningModule):
         num_epochs = trainer.max_epochs or 1
         optimizer_arguments = dict(self.optimizer)
         build_optimizer = OPTIMIZERS[optimizer_arguments.pop("name")]
-        if trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None:
-            optimizer_arguments["fused"] = False  # the scaler must unscale before clipping
+        if trainer.gradient_clip_val and trainer.precision in (MIXED_FP16, MIXED_BF16):
+            optimizer_arguments["fused"] = False  # Lightning clips no fused optimizer's gradients
         optimizer = build_optimizer(self.network, **optimizer_arguments)
         scheduler_arguments = dict(self.scheduler)
         name = scheduler_arguments.pop("name")

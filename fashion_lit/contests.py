@@ -15,11 +15,12 @@ import torch
 
 from fashion_lit.build import build_classifier, compile_network
 from fashion_lit.callbacks import KeyedDropout
-from fashion_lit.device import choose_precision, resolve_accelerator
+from fashion_lit.device import FP32, choose_precision, resolve_accelerator, set_tf32
 from fashion_lit.loops import (
     Effort,
     bare_steps,
     configure,
+    device_of,
     lightning_steps,
     load,
     plain_steps,
@@ -36,19 +37,20 @@ STEP_CALLBACKS = (KeyedDropout, RestartPoints, TensorBoardPages, TerminalTable)
 
 
 def measure_data(effort: Effort) -> Iterator[Row]:
-    """Images per second of the whole-batch pipeline, against torchvision's per-sample ones."""
+    """Images per second that reach the device, against torchvision's per-sample pipelines."""
     ours = {
         "report A, 224 px": ["experiment=report_a", "model.pretrained=false"],
         "report B, 28 px": ["experiment=report_b"],
         "flip, crop, erasing, 28 px": ["experiment=report_b", "augment=flip_shift_erase"],
     }
     for name in TRANSFORMS:
-        data = load(effort, *ours[name])
-        contenders = {"ours": partial(images_per_second, data.train_dataloader, effort.seconds)}
+        config = configure(effort, *ours[name])
+        data, device = load(config, device_of(config)), device_of(config)
+        rate = partial(images_per_second, seconds=effort.seconds, device=device)
+        contenders = {"ours": partial(rate, data.train_dataloader)}
         for num_workers in NUM_WORKERS:
             make_loader = partial(loader, effort.root, name, data.batch_size, num_workers)
-            torchvision = partial(images_per_second, make_loader, effort.seconds)
-            contenders[f"torchvision, {num_workers} workers"] = torchvision
+            contenders[f"torchvision, {num_workers} workers"] = partial(rate, make_loader)
         yield compare("data", name, "images/s", alternate(contenders, effort.num_rounds))
 
 
@@ -145,11 +147,12 @@ def inference_rate(effort: Effort, config: Config, batch_size: int, *, as_traine
     """
     settings = config["trainer"]
     accelerator = resolve_accelerator(settings["accelerator"])
-    precision = choose_precision(settings["precision"], accelerator)[0] if as_trained else "32-true"
+    precision = choose_precision(settings["precision"], accelerator)[0] if as_trained else FP32
     fabric = L.Fabric(accelerator=accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     classifier = build_classifier(config).eval()
     if as_trained:
-        compile_network(classifier, config)
+        set_tf32(settings["precision"], accelerator)
+        compile_network(classifier.evaluated, config)
     else:
         classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     images = torch.randn(batch_size, classifier.num_channels, 28, 28, device=fabric.device)

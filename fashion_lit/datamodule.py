@@ -17,6 +17,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fashion_lit.augment import Augment
+from fashion_lit.device import check_devices
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import NUM_CLASSES, PIXEL_MEAN, PIXEL_STD, LabelledImages
 from fashion_lit.randomness import generator
@@ -77,8 +78,11 @@ def to_input(images: Tensor, *, num_channels: int, image_size: int, normalize: b
     x = images[:, None].float() / 255  # (B, 1, H, W)
     if normalize:
         x = (x - PIXEL_MEAN) / PIXEL_STD
-    if x.shape[-1] != image_size:
-        x = F.interpolate(x, size=image_size, mode="bilinear", antialias=image_size < x.shape[-1])
+    if image_size < x.shape[-1]:
+        x = F.interpolate(x, size=image_size, mode="bilinear", antialias=True)
+    elif image_size > x.shape[-1]:
+        # As F.interpolate, without its detour on CUDA where algorithms must be deterministic.
+        x = torch.ops.aten.upsample_bilinear2d(x, [image_size, image_size], False)
     return x.expand(-1, num_channels, -1, -1)
 
 
@@ -125,11 +129,11 @@ class TrainBatches:
             len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, drawn_epoch)
         )
         share = data.train_indices[order[self.rank :: self.num_ranks][: self.num_images]]
+        share = share.to(data.tensor_device)  # once an epoch: a step then waits for no copy
         current_epoch, batches_done = data.position
         first = batches_done if current_epoch == self.epoch else 0
         for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
             keys = (data.seed, AUGMENT_STREAM, drawn_epoch, step, self.rank)
-            indices = indices.to(data.tensor_device, non_blocking=True)
             images = data.train.images[indices]
             if data.augment:
                 images = data.augment(images, generator(*keys, device=images.device))
@@ -161,8 +165,8 @@ class EvalBatches:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        for indices in self.indices.tensor_split(self.num_batches):
-            indices = indices.to(self.datamodule.tensor_device)
+        indices_here = self.indices.to(self.datamodule.tensor_device)
+        for indices in indices_here.tensor_split(self.num_batches):
             yield self.datamodule.to_input(self.data.images[indices]), self.data.labels[indices]
 
 
@@ -246,25 +250,26 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 self.train_indices, self.val_indices = stratified_split(
                     self.train.labels, self.val_size, self.split_seed
                 )
-        self.tensor_device = self._choose_device()
-        self.train = LabelledImages(*(part.to(self.tensor_device) for part in self.train))
-        self.test = LabelledImages(*(part.to(self.tensor_device) for part in self.test))
+        self.move_to(self._choose_device())
+
+    def move_to(self, device: torch.device) -> None:
+        """Move all images, which `setup` has loaded."""
+        self.tensor_device = device
+        self.train = LabelledImages(*(part.to(device) for part in self.train))
+        self.test = LabelledImages(*(part.to(device) for part in self.test))
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """Move a batch to the training device, where it usually is already."""
         images, labels = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        ahead = device.type != "cpu"  # the CPU would read what has not arrived yet
+        return images.to(device, non_blocking=ahead), labels.to(device, non_blocking=ahead)
 
     def _choose_device(self) -> torch.device:
         if self.device == "auto":
             return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                "Expected a CUDA device for data.device=cuda, but PyTorch sees none; "
-                "use data.device=auto."
-            )
+        check_devices({}, self.device)
         return torch.device(self.device)
 
     def to_input(self, images: Tensor) -> Tensor:

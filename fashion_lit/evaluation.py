@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from fashion_lit.augment import flip_horizontally, shift_pixels
-from fashion_lit.build import build_datamodule
+from fashion_lit.build import build_datamodule, on_devices_here
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import model_name
 from fashion_lit.datamodule import FashionMNISTDataModule
-from fashion_lit.device import choose_precision, resolve_accelerator
+from fashion_lit.device import choose_precision, resolve_accelerator, set_tf32
 from fashion_lit.errors import UserError
 from fashion_lit.resuming import find_restart, read_record
 from fashion_lit.run_directory import RunDirectory
@@ -40,7 +40,8 @@ class Model:
         config: the run's.
         checkpoint: its weights.
         classifier: with the weights.
-        datamodule: the run's, set up.
+        datamodule: the run's, set up; its images are in main memory.
+        accelerator: "cuda", "mps" or "cpu", where it predicts.
         notice: what to know of it, or "".
     """
 
@@ -49,6 +50,7 @@ class Model:
     checkpoint: Path
     classifier: ImageClassifier
     datamodule: FashionMNISTDataModule
+    accelerator: str
     notice: str = ""
 
     @property
@@ -113,10 +115,14 @@ def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
     classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
         path, map_location="cpu", weights_only=True
     )
-    datamodule = build_datamodule(config, classifier)
+    in_memory = config | {"data": config["data"] | {"device": "cpu"}}
+    datamodule = build_datamodule(in_memory, classifier)
     datamodule.prepare_data()
     datamodule.setup()
-    return Model(run, config, path, classifier.eval(), datamodule, notice)
+    here, moved = on_devices_here(config)
+    accelerator = resolve_accelerator(here["trainer"].get("accelerator", "auto"))
+    notice = " ".join(filter(None, (notice, moved)))
+    return Model(run, config, path, classifier.eval(), datamodule, accelerator, notice)
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
@@ -150,10 +156,10 @@ def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictio
 
     With `augmented`, the mean of the probabilities over `views_of` each image.
     """
-    trainer = model.config["trainer"]
-    accelerator = resolve_accelerator(trainer.get("accelerator", "auto"))
-    precision, _ = choose_precision(trainer["precision"], accelerator)
-    fabric = L.Fabric(accelerator=accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+    requested = model.config["trainer"]["precision"]
+    precision, _ = choose_precision(requested, model.accelerator)
+    set_tf32(requested, model.accelerator)
+    fabric = L.Fabric(accelerator=model.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     classifier = fabric.setup_module(copy.deepcopy(model.classifier))
     data = model.datamodule
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
@@ -162,8 +168,8 @@ def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictio
     views = views_of(model.config) if augmented else [(False, 0, 0)]
     total = torch.zeros(())
     for view in views:
-        batches = images.tensor_split(len(loader))
-        inputs = (data.to_input(shown(batch, *view)).to(fabric.device) for batch in batches)
+        batches = (part.to(fabric.device) for part in images.tensor_split(len(loader)))
+        inputs = (data.to_input(shown(batch, *view)) for batch in batches)
         logits = [classifier(x).float().cpu() for x in inputs]
         total = total + torch.cat(logits).softmax(1)
     return Predictions(total / len(views), labels, images)
@@ -182,10 +188,10 @@ def shown(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
     """Return images (B, 28, 28) uint8 mirrored, and moved by -1, 0 or 1 pixels."""
     if (mirrored, down, right) == (False, 0, 0):
         return images
-    num_images = len(images)
-    images = flip_horizontally(images, torch.full((num_images,), mirrored))
-    moves = (torch.full((num_images,), value) for value in (down, right))
-    return shift_pixels(images, *moves, limit=1)
+    flips, *moves = (
+        torch.full((len(images),), value, device=images.device) for value in (mirrored, down, right)
+    )
+    return shift_pixels(flip_horizontally(images, flips), *moves, limit=1)
 
 
 def same_images(members: Sequence[Predictions]) -> None:

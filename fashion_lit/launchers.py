@@ -23,12 +23,14 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
+from fashion_lit.device import check_devices
 from fashion_lit.errors import UserError
 from fashion_lit.run_directory import RunDirectory
-from fashion_lit.stopping import Stopped, StopSignals
+from fashion_lit.stopping import Stopped, StopSignals, stop_signals
 
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 1.0
+WINDOWS_CTRL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class LocalLauncher(Launcher):
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Accept every run."""
+        """Raise UserError for runs on devices that are not there."""
+        check_all_devices(configs)
 
     @override
     def run(self, source: JobSource, signals: StopSignals) -> None:
@@ -134,7 +137,8 @@ class ParallelLauncher(Launcher):
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError for runs on several devices, whose shares would overlap."""
+        """Raise UserError for runs on several devices, whose shares would overlap, or on none."""
+        check_all_devices(configs)
         for config in configs:
             if config["trainer"].get("devices", 1) != 1:
                 raise UserError(
@@ -158,6 +162,12 @@ class ParallelLauncher(Launcher):
             run_processes(source, signals, start, num_slots=self.num_jobs, watch=show)
 
 
+def check_all_devices(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError unless this machine has the devices that every configuration asks for."""
+    for config in configs:
+        check_devices(config["trainer"], config["data"]["device"])
+
+
 def device_share(slot: int, num_slots: int) -> dict[str, str]:
     """Return the environment variables that give one of `num_slots` processes its share.
 
@@ -165,9 +175,10 @@ def device_share(slot: int, num_slots: int) -> dict[str, str]:
     """
     share = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_slots))}
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = list(range(torch.cuda.device_count())) if given is None else given.split(",")
-    if torch.cuda.device_count():
-        share["CUDA_VISIBLE_DEVICES"] = str(devices[slot % len(devices)])
+    if num_devices := torch.cuda.device_count():
+        names = [str(i) for i in range(num_devices)] if given is None else given.split(",")
+        # Of the names given, CUDA takes those before the first that it does not find.
+        share["CUDA_VISIBLE_DEVICES"] = names[slot % num_devices].strip()
     return share
 
 
@@ -224,11 +235,13 @@ def run_processes(
 def stopped_by(exit_code: int) -> int | None:
     """Return the signal that asked a job to stop, as its exit code tells; None if it was not asked.
 
-    A job that had no time to install its handlers is ended by the signal itself.
+    A job that had no time to install its handlers is ended by the signal itself. Any other code is
+    a crash: on Windows they are large numbers, 0xC0000005 for a wrong memory access.
     """
-    if exit_code > 128:
-        return exit_code - 128
-    return -exit_code if -exit_code in (signal.SIGINT, signal.SIGTERM) else None
+    if exit_code == WINDOWS_CTRL_C:
+        return signal.SIGINT
+    number = exit_code - 128 if exit_code > 0 else -exit_code
+    return number if number in stop_signals() else None
 
 
 @contextmanager

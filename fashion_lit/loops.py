@@ -30,14 +30,22 @@ from fashion_lit.build import (
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.config import LOCATION_KEYS, compose_jobs, prepare_overrides
 from fashion_lit.datamodule import Batch, FashionMNISTDataModule
-from fashion_lit.device import MIXED_BF16, MIXED_FP16, choose_precision, resolve_accelerator
+from fashion_lit.device import (
+    MIXED_BF16,
+    MIXED_FP16,
+    check_devices,
+    choose_precision,
+    resolve_accelerator,
+    set_tf32,
+)
 from fashion_lit.errors import UserError
 from fashion_lit.optimization import OPTIMIZERS, SCHEDULERS
-from fashion_lit.peers import NUM_WARM_UP_STEPS, PlainLoop, loader, wait_for
+from fashion_lit.peers import NUM_WARM_UP_STEPS, PlainLoop, loader
 from fashion_lit.resuming import Restart
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
 from fashion_lit.stopping import StopSignals
+from fashion_lit.timing import wait_for
 
 MANY_EPOCHS = 100  # for schedules that want to know their end
 
@@ -72,31 +80,49 @@ def configure(effort: Effort, *overrides: str) -> Config:
     given = [f"data={effort.data}", "test=false", *overrides, *effort.overrides]
     (config,) = compose_jobs(prepare_overrides(given), multirun=False)
     check(config)
+    check_devices(config["trainer"], config["data"]["device"])
     return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
 
 
-def load(effort: Effort, *overrides: str) -> FashionMNISTDataModule:
-    """Return the data module of a configuration, with its images."""
-    config = configure(effort, *overrides)
+def load(config: Config, device: torch.device | str = "cpu") -> FashionMNISTDataModule:
+    """Return the data module of a configuration, with its images on `device`."""
     datamodule = build_datamodule(config, build_classifier(config))
     datamodule.prepare_data()
     datamodule.setup()
+    datamodule.move_to(torch.device(device))
     return datamodule
 
 
+def device_of(config: Config) -> torch.device:
+    """Return where a configuration trains."""
+    return torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
+
+
 class StepClock(L.Callback):
-    """Takes the time of the last epoch's steps, after as many that warm up as in a bare loop."""
+    """Takes the time of training steps, without those between epochs.
+
+    The first epoch warms up, and in each later one as many steps as in a bare loop, if there are
+    more.
+    """
 
     def __init__(self) -> None:
-        self.began = self.ended = 0.0
+        self.num_steps = 0
+        self.seconds = 0.0
+        self._began: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Steps per second."""
+        return self.num_steps / self.seconds
 
     @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if batch_idx == NUM_WARM_UP_STEPS:
+        last = int(trainer.num_training_batches) - 1
+        if trainer.current_epoch > 0 and batch_idx == min(NUM_WARM_UP_STEPS, last):
             wait_for(pl_module.device)
-            self.began = time.perf_counter()
+            self._began = time.perf_counter()
 
     @override
     def on_train_batch_end(
@@ -107,27 +133,37 @@ class StepClock(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        if self._began is None:
+            return
+        self.num_steps += 1
         if trainer.is_last_batch:
             wait_for(pl_module.device)
-            self.ended = time.perf_counter()
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
 
 
 def lightning_steps(
     effort: Effort, config: Config, num_steps: int, *, without: tuple[type[L.Callback], ...] = ()
 ) -> float:
-    """Return the steps per second of a run's second epoch: logs, metrics, checkpoints and all.
+    """Return the steps per second of a run: logs, metrics, checkpoints and all.
 
-    Callbacks of the kinds `without` are left out.
+    Over `num_steps`, or more, in as many epochs as it takes. Callbacks of the kinds `without` are
+    left out.
     """
-    num_batches = NUM_WARM_UP_STEPS + num_steps
-    trainer_settings = {"max_epochs": 2, "limit_train_batches": num_batches, "limit_val_batches": 1}
+    num_batches = min(NUM_WARM_UP_STEPS + num_steps, len(load(config).train_dataloader()))
+    num_timed = num_batches - min(NUM_WARM_UP_STEPS, num_batches - 1)  # of each epoch but the first
+    trainer_settings = {
+        "max_epochs": 1 + -(-num_steps // num_timed),
+        "limit_train_batches": num_batches,
+        "limit_val_batches": 1,
+    }
     config = config | {"trainer": config["trainer"] | trainer_settings}
     with built_run(effort, config) as (trainer, classifier, datamodule):
         clock = StepClock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, without)]  # type: ignore[attr-defined]
         trainer.callbacks = [*kept, clock]  # type: ignore[attr-defined]
         trainer.fit(classifier, datamodule)
-    return num_steps / (clock.ended - clock.began)
+    return clock.rate
 
 
 class Screen(StringIO):
@@ -154,7 +190,7 @@ def built_run(
         run.create(config)
         L.seed_everything(config["seed"], verbose=False)
         classifier = build_classifier(config)
-        compile_network(classifier, config)
+        compile_network(classifier.network, config)
         datamodule = build_datamodule(config, classifier)
         trainer, _ = build_trainer(config, run, Restart(), StopSignals())
         yield trainer, classifier, datamodule
@@ -163,18 +199,20 @@ def built_run(
 
 def bare_steps(config: Config, num_steps: int) -> float:
     """Return the steps per second of a loop that does nothing but train, on the same batches."""
-    classifier = build_classifier(config)
-    compile_network(classifier, config)
-    datamodule = build_datamodule(config, classifier)
-    datamodule.prepare_data()
-    datamodule.setup()
-    device = torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
-    datamodule.tensor_device = device
-    datamodule.train = type(datamodule.train)(*(part.to(device) for part in datamodule.train))
-    network = classifier.network.to(device)
-    batches = datamodule.train_dataloader()
+    choose_kernels(config)
+    network = build_classifier(config).network
+    compile_network(network, config)
+    network.to(device_of(config))
+    batches = load(config, device_of(config)).train_dataloader()
     loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast_type(config))
     return loop.steps_per_second(batches, num_steps)
+
+
+def choose_kernels(config: Config) -> None:
+    """Let torch choose kernels as in a run; `timing.kernels_restored` makes an end of it."""
+    settings = config["trainer"]
+    torch.backends.cudnn.benchmark = bool(settings.get("benchmark"))
+    set_tf32(settings["precision"], resolve_accelerator(settings["accelerator"]))
 
 
 def autocast_type(config: Config) -> torch.dtype | None:
@@ -210,7 +248,8 @@ def plain_loop(
 def plain_steps(
     effort: Effort, config: Config, num_steps: int, transform: str, num_workers: int
 ) -> float:
-    """Return the steps per second of the recipe in float32, over torchvision's images."""
+    """Return the steps per second of the recipe in PyTorch's float32, over torchvision's images."""
+    torch.backends.cudnn.benchmark = bool(config["trainer"].get("benchmark"))
     batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
     network = network_as_reported(config)
     loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast=None)
@@ -220,7 +259,7 @@ def plain_steps(
 def network_as_reported(config: Config) -> nn.Module:
     """Build a configuration's network on its device, in PyTorch's own memory layout."""
     network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return network.to(resolve_accelerator(config["trainer"]["accelerator"]))
+    return network.to(device_of(config))
 
 
 def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
@@ -235,12 +274,12 @@ def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple
             "Expected a schedule that a plain loop steps after every batch, but got "
             f"scheduler={config['scheduler']['name']}; leave report B its own."
         )
-    data = load(effort, "experiment=report_b", *overrides)
+    data = load(config)
     load_images = partial(loader, effort.root, "report B, 28 px", data.batch_size, 2)
     train = load_images(indices=data.train_indices.tolist())
     validation = load_images(indices=data.val_indices.tolist(), shuffle=False)
     torch.manual_seed(config["seed"])
-    torch.backends.cudnn.benchmark = config["trainer"]["benchmark"]
+    choose_kernels(config)
     network = network_as_reported(config)
     num_epochs = config["trainer"]["max_epochs"]
     loop = plain_loop(config, network, num_epochs, len(train), autocast_type(config))

@@ -19,6 +19,7 @@ from torchvision.transforms import Compose, Grayscale, Normalize, Resize, ToTens
 
 from fashion_lit.datamodule import Batch
 from fashion_lit.fashion_mnist import PIXEL_MEAN, PIXEL_STD, LabelledImages
+from fashion_lit.timing import wait_for
 
 NUM_WARM_UP_STEPS = 2  # before the clock starts
 # What each image goes through, one at a time.
@@ -151,9 +152,3 @@ class PlainLoop:
             num_right += int((predicted == labels.to(self.device)).sum())
             num_images += len(labels)
         return num_right / num_images
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked to; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -23,6 +23,7 @@ from fashion_lit.config import (
     model_name,
     parse_override,
 )
+from fashion_lit.device import check_devices, is_available
 from fashion_lit.errors import UserError
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.schema import Config, check
@@ -37,12 +38,13 @@ HARMLESS = (
     "tensorboard",
     "data.root",
     "data.mirrors",
-    "data.device",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
+# On another device the figures differ in the last bits, and the run says so; it may have to move.
+MOVING = ("trainer.accelerator",)
 # Schedules that do not know when the run ends, so `trainer.max_epochs` may be raised.
 OPEN_ENDED = ("constant", "step", "plateau")
 
@@ -90,6 +92,8 @@ def settle_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, l
             name = composed["run_dir"].removesuffix(model_name(composed)) + model_name(settings)
             more = [f'++run_dir="{Path(name).as_posix()}"']
     check(settings | locations)
+    if not (run.exists and is_trained(run, settings)):  # else it is tested on what is there
+        check_devices(settings["trainer"], settings["data"]["device"])
     return settings, more
 
 
@@ -127,7 +131,11 @@ def _may_change(key: str, recorded: Config, wanted: Config) -> bool:
     if key == "trainer.max_epochs":
         more = wanted["trainer"]["max_epochs"] > recorded["trainer"]["max_epochs"]
         return more and recorded["scheduler"]["name"] in OPEN_ENDED
-    return is_harmless(key)
+    if key == "data.device":  # augmentation draws there; "auto" is where the run trains
+        to_auto = (recorded["data"]["device"], wanted["data"]["device"]) == ("cuda", "auto")
+        trains_there = wanted["trainer"]["accelerator"] != "cpu" or not is_available("cuda")
+        return to_auto and trains_there
+    return is_harmless(key) or key in MOVING
 
 
 def is_harmless(key: str) -> bool:
@@ -206,15 +214,15 @@ def find_restart(run: RunDirectory, config: Config, *, set_aside: bool = True) -
     return restart
 
 
-def sound_best(run: RunDirectory) -> str:
-    """Return the path of the run's best checkpoint; raises UserError if it is lost."""
+def sound_best(run: RunDirectory) -> tuple[str, int]:
+    """Return the run's best checkpoint and its epoch, from 1; raises UserError if it is lost."""
     if not run.best_checkpoint.exists():
         raise UserError(
             f"Expected the best epoch in {run.best_checkpoint}, but it is gone, and training is "
             f"over. Delete {run.checkpoint_dir} and continue the run: it then begins anew."
         )
-    read_record(run.best_checkpoint)
-    return str(run.best_checkpoint)
+    record = read_record(run.best_checkpoint)
+    return str(run.best_checkpoint), record["epochs_done"] + 1
 
 
 def _check_config(path: Path, found: Config, expected: Config) -> None:
@@ -236,12 +244,9 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         return Restart(Path(path), departure(read_record(Path(path)))) if path else Restart()
     recorded = run.config
     continued_config(recorded, config, f"the run in {run.path}")
-    if before.get("state") == "finished":
-        more_epochs = config["trainer"]["max_epochs"] > recorded["trainer"]["max_epochs"]
-        test_missing = config["test"] and "test/accuracy" not in run.metrics
-        if not more_epochs and not test_missing:
-            return None
-    elif before.get("state") == "running":
+    if is_trained(run, config) and (not config["test"] or "test/accuracy" in run.metrics):
+        return None
+    if before.get("state") == "running":
         print(f"Process {before['process']} on {before['host']} left this run without a word.")
     restart = find_restart(run, config)
     path = config["ckpt_path"]
@@ -252,6 +257,12 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         run.write_config(config)
     run.write_status("running")
     return restart
+
+
+def is_trained(run: RunDirectory, config: Config) -> bool:
+    """Whether a run is finished, and not asked for more epochs."""
+    more_epochs = config["trainer"]["max_epochs"] > run.config["trainer"]["max_epochs"]
+    return run.status.get("state") == "finished" and not more_epochs
 
 
 def departure(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ keyword-only arguments of the function or class that `name` chooses, with their 
 
 import inspect
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, get_type_hints
 
 import lightning as L
@@ -80,7 +80,7 @@ def run_schema(config: Config) -> type[BaseModel]:
         classifier_fields["network"] = (named_schema(network_fields), ...)
     trainer_fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
     precisions = trainer_fields["precision"][0]
-    trainer_fields["precision"] = (Literal["auto"] | precisions, ...)
+    trainer_fields["precision"] = (Literal["auto", "tf32"] | precisions, ...)
     trainer_fields["max_epochs"] = (PositiveInt, ...)
     trainer_fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
     return object_schema(
@@ -201,10 +201,22 @@ def check_combinations(config: Config) -> None:
             "`model.weights` names a file of pretrained weights, but model.pretrained is false; "
             "set it to true, or leave the file out."
         )
+    check_trainer(trainer)
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of `trainer` that are fine alone but not together."""
+    num_epochs = trainer["max_epochs"]
     if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
         raise UserError(
             f"Expected `trainer.strategy` to be one that starts whole processes, but got "
             f"{trainer['strategy']!r}, whose results stay in its children; use ddp."
+        )
+    if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
+        raise UserError(
+            f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
+            f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "
+            "write each batch's gradients over the one's before; use trainer.compile=true."
         )
     if trainer.get("limit_val_batches") == 0:
         raise UserError(

@@ -15,6 +15,11 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 NOTICE = b"\nStopping after this step, to save it; press Ctrl-C again to end at once.\n"
 
 
+def stop_signals() -> list[int]:
+    """Return the numbers of the signals that ask for a stop; Windows has the first two only."""
+    return [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
+
+
 class Stopped(BaseException):
     """The process was asked to stop. Not an Exception: no handler of errors should swallow it.
 
@@ -42,10 +47,9 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for name in NAMES:
-                number = getattr(signal, name, None)  # Windows has the first two only
+            for number in stop_signals():
                 ours = (signal.SIG_DFL, signal.default_int_handler)
-                if number is not None and signal.getsignal(number) in ours:
+                if signal.getsignal(number) in ours:
                     self._before[number] = signal.getsignal(number)
             self.listen()
         return self

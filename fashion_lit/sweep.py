@@ -26,11 +26,14 @@ NAME_LENGTH = 120  # characters of a job's folder that say what varies
 
 
 def fingerprint(config: Config) -> str:
-    """Return eight hexadecimal digits for everything in the settings that can change the result."""
+    """Return eight hexadecimal digits for everything in the settings that can change the result.
+
+    `data.device` counts where it is not "auto", the training device.
+    """
     decisive = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value
         for key, value in leaves(config).items()
-        if not is_harmless(key)
+        if not (is_harmless(key) or (key, value) == ("data.device", "auto"))
     }  # 1 and 1.0 are one value
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

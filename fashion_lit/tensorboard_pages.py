@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
 from fashion_lit.callbacks import RunLogger
+from fashion_lit.checkpoints import is_best_so_far
 from fashion_lit.classifier import ImageClassifier
 
 BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
@@ -75,7 +76,8 @@ class TensorBoardPages(L.Callback):
         self._last_point = num_steps  # gradient accumulation: several batches are one step
         writer = _writer(trainer)
         writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
-        writer.add_scalar("train/batch_loss", outputs["loss"], num_steps)
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided by it
+        writer.add_scalar("train/batch_loss", loss, num_steps)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,7 +100,9 @@ class TensorBoardPages(L.Callback):
 
 
 class ValidationPictures(L.Callback):
-    """Shows every epoch's confusion matrix and its surest mistakes on validation images.
+    """Shows the confusion matrix and the surest mistakes on validation images.
+
+    In each epoch that is the best so far: to draw them takes long, beside an epoch of a GPU.
 
     Args:
         draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
@@ -147,6 +151,8 @@ class ValidationPictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
+        if not is_best_so_far(trainer):
+            return
         assert isinstance(pl_module, ImageClassifier)
         confusion = pl_module.val_metrics.totals()["confusion"].cpu()
         images, labels, probabilities = (part.cpu() for part in self._surest)
@@ -178,7 +184,20 @@ class Norms(L.Callback):
         gradients = [p.grad for p in pl_module.network.parameters() if p.grad is not None]
         for name, tensors in (("weight", weights), ("gradient", gradients)):
             norm = torch.nn.utils.get_total_norm(tensors)
+            if name == "gradient":
+                norm = norm / gradient_scale(trainer, optimizer)
             _writer(trainer).add_scalar(f"train/{name}_norm", norm, trainer.global_step)
+
+
+def gradient_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
+    """Return by what fp16's scaler has multiplied the gradients that the optimizer will see.
+
+    A fused optimizer divides by it itself, in its step; for others the scaler has done it.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return scaler.get_scale()
 
 
 def _writer(trainer: L.Trainer) -> Any:

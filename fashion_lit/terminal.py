@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 from typing_extensions import override
 
 from fashion_lit.callbacks import TrainingSpeed
+from fashion_lit.checkpoints import is_best_so_far
 from fashion_lit.classifier import ImageClassifier
 from fashion_lit.datamodule import FashionMNISTDataModule
 from fashion_lit.fashion_mnist import CLASS_NAMES
@@ -64,6 +64,14 @@ def print_restart(restart: Restart, trainer: L.Trainer) -> None:
         print(
             f"Changed since: {'; '.join(changed)}. Training goes on, but its figures will not "
             "equal to the bit those of a run that was never stopped."
+        )
+    elif (
+        trainer.strategy.root_device.type == "cuda"
+        and not torch.are_deterministic_algorithms_enabled()
+    ):
+        print(
+            "On CUDA some kernels add in no fixed order, so figures will equal those of a run that "
+            "was never stopped only nearly; with trainer.deterministic=true they are the same."
         )
 
 
@@ -127,11 +135,7 @@ class TerminalTable(L.Callback):
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        checkpoint = trainer.checkpoint_callback  # its turn to look at val/accuracy comes later
-        assert isinstance(checkpoint, ModelCheckpoint)
-        best = checkpoint.best_model_score
-        accuracy = trainer.callback_metrics["val/accuracy"]
-        self._validated, self._is_best = True, best is None or bool(accuracy > best)
+        self._validated, self._is_best = True, is_best_so_far(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,7 +10,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -81,10 +82,31 @@ def alternate(
     for number in range(num_rounds + 1):
         names = list(contenders)[:: 1 if number % 2 else -1]
         for name in names:
-            rate = contenders[name]()
+            with kernels_restored():
+                rate = contenders[name]()
             if number:
                 rates[name].append(rate)
     return rates
+
+
+@contextmanager
+def kernels_restored() -> Iterator[None]:
+    """Undo what is set inside for the whole process: how torch chooses its kernels.
+
+    Lightning's Trainer sets it by `benchmark` and `deterministic`, this project by `precision`.
+    """
+    cudnn = torch.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")}
+    products = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        for name, value in flags.items():
+            setattr(cudnn, name, value)
+        torch.set_float32_matmul_precision(products)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def best(rates: Mapping[str, list[float]]) -> str:
@@ -92,21 +114,33 @@ def best(rates: Mapping[str, list[float]]) -> str:
     return max(rates, key=lambda name: statistics.median(rates[name]))
 
 
-def images_per_second(make_batches: Callable[[], Iterable[Batch]], seconds: float) -> float:
-    """Count images for some seconds, over as many epochs as it takes.
+def images_per_second(
+    make_batches: Callable[[], Iterable[Batch]], seconds: float, device: torch.device
+) -> float:
+    """Count images that arrive on `device`, for some seconds, over as many epochs as it takes.
 
     The clock starts at the first batch: starting worker processes is not counted.
     """
     began, num_images = 0.0, 0
     while True:
-        for images, _ in make_batches():
-            now = time.perf_counter()
+        for batch in make_batches():
+            images, _ = (part.to(device) for part in batch)
             if not began:
-                began = now
+                wait_for(device)
+                began = time.perf_counter()
                 continue
             num_images += len(images)
-            if now - began >= seconds:
-                return num_images / (now - began)
+            if time.perf_counter() - began >= seconds:
+                wait_for(device)  # for the batches that it was asked for and has not made yet
+                return num_images / (time.perf_counter() - began)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked to; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def machine() -> dict[str, str]:

@@ -23,7 +23,6 @@ from hydra.errors import HydraException
 from hydra.version import setbase
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
-from torch._dynamo.exc import BackendCompilerFailed
 
 from fashion_lit.build import (
     build_classifier,
@@ -31,6 +30,7 @@ from fashion_lit.build import (
     build_launcher,
     build_trainer,
     compile_network,
+    on_devices_here,
 )
 from fashion_lit.callbacks import RunLogger
 from fashion_lit.config import (
@@ -64,6 +64,8 @@ from fashion_lit.terminal import (
     print_start,
     print_sweep_end,
 )
+
+COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
 
 
 def main(arguments: list[str]) -> int:
@@ -217,11 +219,12 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
-    if isinstance(error, BackendCompilerFailed):
+    if type(error).__module__.startswith(COMPILER_MODULES):
+        cause = getattr(error, "inner_exception", error)
         return (
             "Expected torch.compile to work, as trainer.compile asks, but it failed: "
-            f"{type(error.inner_exception).__name__}; a C++ compiler is needed (on a GPU, Triton "
-            "too), else leave trainer.compile=false."
+            f"{type(cause).__name__}; a C++ compiler is needed (on a GPU, Triton too), else leave "
+            "trainer.compile=false."
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'while a file of the run was written'}."
@@ -244,9 +247,12 @@ def train(config: Config, run: RunDirectory, restart: Restart, signals: StopSign
     """Fit, validate the best checkpoint, test it once if `test`, record."""
     silence_known_messages()
     keep_freed_memory()
+    config, notice = on_devices_here(config)  # one that is trained was refused by now
+    if notice:
+        print(notice)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
-    compile_network(classifier, config)
+    compile_network(classifier.network, config)
     datamodule = build_datamodule(config, classifier)
     trainer, points = build_trainer(config, run, restart, signals)
     print_start(model_name(config), classifier, datamodule, trainer, run.path)
@@ -255,10 +261,10 @@ def train(config: Config, run: RunDirectory, restart: Restart, signals: StopSign
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
 
-    best = sound_best(run)
+    best, best_epoch = sound_best(run)
     trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
     metrics |= scalars(trainer, "val/")
-    metrics["best_epoch"] = torch.load(best, weights_only=True)["epoch"] + 1
+    metrics["best_epoch"] = best_epoch
     if config["test"]:
         trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= scalars(trainer, "test/")

@@ -1,7 +1,9 @@
 """The benchmark: what it compares is the same work, and what it counts is right. No timings."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -10,9 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
 
+from fashion_lit import contests, loops, timing
 from fashion_lit.benchmark import main
+from fashion_lit.cnn import CNNClassifier
 from fashion_lit.contests import STEP_CALLBACKS, inference_rate
-from fashion_lit.datamodule import to_input
+from fashion_lit.datamodule import Batch, to_input
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import LabelledImages
 from fashion_lit.loops import (
@@ -78,9 +82,54 @@ def test_a_row_compares_rounds_with_themselves() -> None:
     assert row.extra_milliseconds == -10.0
 
 
-def test_images_are_counted_over_epochs_after_the_first_batch() -> None:
-    batches = [(torch.zeros(5, 1), torch.zeros(5))] * 3
-    assert images_per_second(lambda: batches, 0.01) > 0
+def test_a_side_leaves_no_choice_of_kernels_to_the_next() -> None:
+    def flags() -> list[Any]:
+        cudnn = torch.backends.cudnn
+        return [
+            *(cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        ]
+
+    def first() -> float:  # what experiment=report_b, precision=tf32, … set for the process
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        return 1.0
+
+    def second() -> float:
+        assert flags() == before
+        return 1.0
+
+    before = flags()
+    alternate({"first": first, "second": second}, 2)
+    assert flags() == before
+
+
+def test_images_are_counted_over_epochs_once_they_are_on_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0  # seconds; each batch takes one, and what was asked of the device another three
+    waits: list[float] = []
+
+    def batches() -> Iterator[Batch]:
+        nonlocal now
+        for _ in range(3):
+            now += 1
+            yield torch.zeros(5, 1), torch.zeros(5)
+
+    def wait(device: torch.device) -> None:
+        nonlocal now
+        assert device.type == "meta"
+        now += 3
+        waits.append(now)
+
+    monkeypatch.setattr(timing, "wait_for", wait)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    rate = images_per_second(batches, 4.0, torch.device("meta"))
+    assert len(waits) == 2  # before the clock starts, and before it is read
+    assert rate == 4 * 5 / (4 + 3)
 
 
 def plain_loop(network: nn.Module, lr: float = 0.1) -> PlainLoop:
@@ -152,6 +201,41 @@ def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -
         assert lightning_steps(effort, config, 2, without=without) > 0
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 50])  # an epoch has three
+def test_steps_are_counted_as_they_are_done(
+    num_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_done = 0
+    train_a_step = CNNClassifier.training_step
+
+    def count(self: CNNClassifier, *arguments: Any) -> torch.Tensor:
+        nonlocal steps_done
+        steps_done += 1
+        return train_a_step(self, *arguments)
+
+    monkeypatch.setattr(CNNClassifier, "training_step", count)
+    monkeypatch.setattr(loops.time, "perf_counter", lambda: float(steps_done))  # one a second
+    effort = effort_of(tmp_path)
+    config = configure(effort, "model.network.widths=[4,4,4]")
+    assert lightning_steps(effort, config, num_steps) == 1.0
+    assert steps_done >= num_steps
+
+
+def test_inference_compiles_the_network_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def watch(network: nn.Module, config: dict[str, Any]) -> None:
+        network.register_forward_hook(lambda *_: passes.append(1))
+
+    monkeypatch.setattr(contests, "compile_network", watch)
+    config = configure(effort_of(tmp_path), "trainer.compile=true")
+    assert config["model"]["ema_decay"]  # the averaged network answers
+    inference_rate(effort_of(tmp_path), config, 3, as_trained=True)
+    assert passes
+
+
 def test_a_compiled_run_is_compared_with_a_compiled_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +277,7 @@ def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     effort = effort_of(tmp_path, "trainer.max_epochs=1", "scheduler=constant", num_seeds=2)
-    write_torchvision_files(load(effort).train, tmp_path)
+    write_torchvision_files(load(configure(effort)).train, tmp_path)
     (row,) = measure_accuracy(effort)
     assert (len(row.ours), len(row.peer)) == (2, 1)
     assert row.ratio == pytest.approx(row.peer[0] / (sum(row.ours) / 2))

@@ -1,9 +1,12 @@
 import hashlib
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_lit.augment import Augment
 from fashion_lit.datamodule import (
@@ -16,6 +19,7 @@ from fashion_lit.datamodule import (
 from fashion_lit.errors import UserError
 from fashion_lit.fashion_mnist import FashionMNIST
 from fashion_lit.synthetic import SyntheticGarments
+from fashion_lit.timing import kernels_restored
 
 BALANCED = torch.arange(60000) % 10
 
@@ -178,3 +182,47 @@ def test_images_follow_the_training_device_and_cuda_is_refused_without_one() -> 
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"data\.device=cuda, but PyTorch sees none; use"):
             build(device="cuda")
+
+
+def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
+    class Operations(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8, device="meta")  # as a GPU: not the CPU
+    listed = []
+    for deterministic in (True, False):
+        with kernels_restored(), Operations() as operations:
+            torch.use_deterministic_algorithms(deterministic)
+            x = to_input(images, num_channels=3, image_size=224, normalize=False)
+        assert x.shape == (2, 3, 224, 224)
+        listed.append(operations.names)
+    assert listed[0] == listed[1]
+
+
+@pytest.mark.parametrize("size", [32, 224, 14])
+def test_resizing_is_torchs(size: int) -> None:
+    images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
+    x = images[:, None].float() / 255
+    expected = F.interpolate(x, size=size, mode="bilinear", antialias=size < 28)
+    resized = to_input(images, num_channels=1, image_size=size, normalize=False)
+    assert torch.equal(resized, expected)
+
+
+def test_the_cpu_waits_for_a_batch_and_a_gpu_does_not() -> None:
+    class Moved:
+        def to(self, device: torch.device, *, non_blocking: bool) -> tuple[str, bool]:
+            return str(device), non_blocking
+
+    data = build()
+    for device, ahead in (("cpu", False), ("cuda:0", True)):
+        batch: Any = (Moved(), Moved())
+        moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
+        assert moved == ((device, ahead), (device, ahead))

@@ -98,3 +98,12 @@ def test_ranks_train_together_inside_a_sweep(tmp_path: Path, small: list[str]) -
     assert output.count("=== job") == 2  # no rank starts the sweep again
     folders = list((tmp_path / "sweeps" / "s").iterdir())
     assert [RunDirectory(folder).status["state"] for folder in folders] == ["finished"] * 2
+
+
+def test_ranks_freeze_and_thaw_a_backbone_together(tmp_path: Path, small: list[str]) -> None:
+    ranks = ["trainer.devices=2", f"run_dir={(tmp_path / 'run').as_posix()}"]
+    model = ["model=resnet18", "model.pretrained=false", "data.image_size=32", "test=false"]
+    thaw = ["model.freeze_backbone=true", "model.unfreeze_epoch=1", "trainer.max_epochs=2"]
+    few = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "optimizer=sgd"]
+    run(sys.executable, "-m", "fashion_lit", "train", *small, *ranks, *model, *thaw, *few)
+    assert RunDirectory(tmp_path / "run").status["state"] == "finished"

@@ -1,5 +1,6 @@
 import ctypes
 import platform
+import re
 import subprocess
 import sys
 
@@ -7,11 +8,17 @@ import pytest
 import torch
 
 from fashion_lit.device import (
+    check_devices,
     choose_precision,
+    chooses_by_timing,
     keep_freed_memory,
     native_precision,
+    num_devices,
     resolve_accelerator,
+    set_tf32,
 )
+from fashion_lit.errors import UserError
+from fashion_lit.timing import kernels_restored
 
 
 def test_bf16_is_chosen_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +92,64 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))  # macOS and Windows
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail(f"loads {name}"))
     keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"accelerator": "mps"}, "Expected a device for trainer.accelerator=mps, but PyTorch"),
+        ({"accelerator": "tpu"}, "Expected a device for trainer.accelerator=tpu, but PyTorch"),
+        ({"accelerator": "foo"}, "to be one of auto, gpu, cpu, cuda, mps, tpu, but got 'foo'."),
+        ({"accelerator": "cpu", "devices": 0}, "but got 0: PyTorch finds"),
+        ({"accelerator": "cpu", "devices": -1}, "but got -1: PyTorch finds"),
+        ({"accelerator": "cpu", "devices": [0, 1]}, "but got [0, 1]: PyTorch finds"),
+        ({"accelerator": "cpu", "devices": "abc"}, "but got 'abc': PyTorch finds"),
+    ],
+)
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has what must lack")
+def test_devices_that_are_not_there_are_refused(trainer: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_devices(trainer)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    for accelerator in ("gpu", "cuda"):
+        with pytest.raises(UserError, match=f"for trainer.accelerator={accelerator}, but PyTorch"):
+            check_devices({"accelerator": accelerator})
+    with pytest.raises(UserError, match=r"for data\.device=cuda, but PyTorch sees none"):
+        check_devices({}, "cuda")
+
+
+def test_devices_that_are_there_are_counted() -> None:
+    for devices, number in (("auto", 1), (1, 1), (3, 3), ("2", 2)):
+        trainer = {"accelerator": "cpu", "devices": devices}
+        check_devices(trainer)
+        assert num_devices(trainer) == number
+
+
+def test_precision_decides_on_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: True)
+    assert choose_precision("tf32", "cuda") == ("32-true", "")
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: False)
+    for accelerator in ("cuda", "cpu"):
+        precision, notice = choose_precision("tf32", accelerator)
+        assert (precision, "has no TF32" in notice) == ("32-true", True)
+    with kernels_restored():
+        for precision, products, convolutions in (
+            ("tf32", "high", True),
+            ("32-true", "highest", False),
+            ("bf16-mixed", "highest", False),  # left as it was
+        ):
+            set_tf32(precision, "cuda")
+            assert torch.get_float32_matmul_precision() == products
+            assert torch.backends.cudnn.allow_tf32 == convolutions
+        set_tf32("tf32", "cpu")
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_only_cuda_chooses_kernels_by_timing() -> None:
+    trainer = {"benchmark": True, "compile": "reduce-overhead"}
+    assert chooses_by_timing(trainer, "cuda") == ["trainer.benchmark", "trainer.compile"]
+    assert chooses_by_timing({"benchmark": False, "compile": False}, "cuda") == []
+    assert chooses_by_timing(trainer, "cpu") == []

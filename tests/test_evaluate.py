@@ -200,3 +200,36 @@ def test_two_runs_are_compared_image_by_image(
     )
     assert told in out
     assert (tmp_path / "c" / "comparison.txt").read_text() in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("data", "device", "cuda"), ("trainer", "accelerator", "cuda"), ("trainer", "devices", 7)],
+)
+def test_a_run_of_devices_that_are_not_here_is_evaluated_on_what_is(
+    group: str,
+    key: str,
+    value: object,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory(tmp_path / "moved")
+    shutil.copytree(finished_run.path, run.path)
+    config = run.config
+    config["trainer"]["accelerator"] = "cuda" if key == "devices" else "auto"
+    config[group][key] = value
+    run.write_config(config)
+    assert main([str(run.path), "--tta"]) == 0
+    told = capsys.readouterr()
+    assert "The run's devices are not on this machine; it is evaluated on its cpu." in told.out
+    assert told.err == ""
+    metrics = json.loads((run.path / "report" / "metrics.json").read_text())
+    assert metrics["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+
+
+@pytest.mark.parametrize("view", [(False, 0, 0), (True, 0, 0), (False, 1, -1), (True, 0, 1)])
+def test_views_are_made_where_the_images_are(view: tuple[bool, int, int]) -> None:
+    images = torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta")  # as on a GPU: not the CPU
+    assert shown(images, *view).device.type == "meta"

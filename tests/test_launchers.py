@@ -15,6 +15,8 @@ from fashion_lit import launchers
 from fashion_lit.errors import UserError
 from fashion_lit.launchers import (
     Job,
+    Launcher,
+    LocalLauncher,
     ParallelLauncher,
     device_share,
     run_processes,
@@ -26,7 +28,7 @@ from fashion_lit.slurm import num_processes
 from fashion_lit.stopping import Stopped, StopSignals
 from fashion_lit.sweep import Queue
 
-CONFIG = {"trainer": {"max_epochs": 4, "devices": 1}}
+CONFIG = {"trainer": {"max_epochs": 4, "devices": 1}, "data": {"device": "auto"}}
 
 
 class Script:
@@ -96,7 +98,11 @@ def test_a_stop_reaches_all_jobs_and_no_other_begins(tmp_path: Path) -> None:
 
 
 def test_an_exit_code_tells_whether_a_job_was_asked_to_stop() -> None:
-    codes = {0: None, 1: None, 2: None, -9: None, 130: 2, 143: 15, 138: 10, -15: 15, -2: 2}
+    codes = {0: None, 1: None, 2: None, 130: 2, 143: 15, -15: 15, -2: 2}
+    codes |= {-9: None, 137: None, -11: None, 255: None}  # killed, out of memory, crashed
+    codes |= {0xC0000005: None, 0xC0000409: None, 0xC000013A: 2}  # Windows: crashes, and Ctrl-C
+    if hasattr(signal, "SIGUSR1"):
+        codes |= {128 + signal.SIGUSR1: signal.SIGUSR1, 128 + signal.SIGHUP: signal.SIGHUP}
     assert {code: stopped_by(code) for code in codes} == codes
 
 
@@ -110,13 +116,27 @@ def test_each_job_gets_its_gpu_or_its_share_of_threads(monkeypatch: pytest.Monke
     assert [device_share(i, 3)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5e")
     assert [device_share(i, 3)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["4", "GPU-5e", "4"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # it stops at the first wrong name
+    for visible in ("0,1", "0, 1", "0,-1", "0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [device_share(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["0", "0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "CUDA_VISIBLE_DEVICES" not in device_share(0, 2)
 
 
 def test_runs_on_several_devices_are_refused_in_parallel() -> None:
     launcher = ParallelLauncher(num_jobs=2)
     launcher.check([CONFIG])
     with pytest.raises(UserError, match=r"Expected `trainer\.devices` to be 1 under"):
-        launcher.check([CONFIG, {"trainer": {"devices": 2}}])
+        launcher.check([CONFIG, CONFIG | {"trainer": {"devices": 2}}])
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has what must lack")
+@pytest.mark.parametrize("launcher", [LocalLauncher(), ParallelLauncher(num_jobs=2)])
+def test_jobs_on_a_device_that_is_not_there_are_refused(launcher: Launcher) -> None:
+    launcher.check([CONFIG])
+    with pytest.raises(UserError, match=r"Expected a device for trainer\.accelerator=mps"):
+        launcher.check([CONFIG, CONFIG | {"trainer": {"accelerator": "mps"}}])
 
 
 def test_slurm_is_asked_for_as_many_processes_as_a_run_has() -> None:

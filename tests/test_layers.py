@@ -16,8 +16,8 @@ LAYERS = [
     ["metrics", "optimization"],
     ["scores"],
     ["datamodule"],
-    ["classifier", "timing", "peers"],
-    ["cnn", "transfer", "callbacks", "checkpoints"],
+    ["classifier", "timing"],
+    ["peers", "cnn", "transfer", "callbacks", "checkpoints"],
     ["restart_points", "tensorboard_pages"],
     # runs
     ["run_directory", "report", "pruning", "reference", "curves"],

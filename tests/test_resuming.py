@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from fashion_lit.config import amend, differences
 from fashion_lit.errors import UserError
+from fashion_lit.restart_points import environment
 from fashion_lit.resuming import continued_config, find_restart
 from fashion_lit.run_directory import RunDirectory
 from fashion_lit.train import main
@@ -302,3 +304,100 @@ def test_changed_environment_is_told(
     assert "goes on after 2 whole epochs and 8 steps, from " in out
     assert "Changed since: threads was 96, is " in out
     assert "will not equal to the bit" in out
+
+
+def tag_as_of_a_gpu(path: Path) -> None:
+    """Rewrite a checkpoint so that it says its tensors lay on a GPU."""
+    checkpoint = torch.load(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(checkpoint, path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_a_gpu_goes_on_and_is_tested_without_one(
+    finished: bool, copied_run: RunDirectory
+) -> None:
+    metrics = copied_run.metrics
+    copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
+    copied_run.write_status("finished" if finished else "interrupted")
+    for path in (copied_run.best_checkpoint, copied_run.last_checkpoint):
+        tag_as_of_a_gpu(path)
+    assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
+    assert copied_run.status["state"] == "finished"
+    assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
+    assert copied_run.metrics["best_epoch"] == metrics["best_epoch"]
+
+
+def record(run: RunDirectory, group: str, key: str, value: str) -> None:
+    """Rewrite a run so that it was trained with another setting."""
+    config = run.config
+    config[group][key] = value
+    run.write_config(config)
+    for path in run.checkpoint_dir.iterdir():
+        checkpoint = torch.load(path)
+        checkpoint["run"]["config"][group][key] = value
+        torch.save(checkpoint, path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.parametrize(
+    ("group", "key", "message"),
+    [
+        ("trainer", "accelerator", "Expected a device for trainer.accelerator=cuda"),
+        ("data", "device", "Expected a CUDA device for data.device=cuda"),
+    ],
+)
+def test_a_run_on_a_device_that_is_not_here_goes_on_where_it_is_told_to(
+    group: str, key: str, message: str, copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(copied_run, group, key, "cuda")
+    place = f"run_dir={copied_run.path.as_posix()}"
+    assert main([place]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert copied_run.status["state"] == "interrupted"
+    assert main([place, f"{group}.{key}=auto"]) == 0
+    assert copied_run.config[group][key] == "auto"
+    assert copied_run.best_checkpoint.exists()  # and was not taken for another configuration's
+    assert not list(copied_run.checkpoint_dir.glob("*.unusable"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+def test_a_finished_run_is_tested_on_what_is_here_and_says_so(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = copied_run.metrics
+    copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
+    copied_run.write_status("finished")
+    record(copied_run, "trainer", "accelerator", "cuda")
+    record(copied_run, "data", "device", "cuda")
+    assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
+    told = "The run's devices are not on this machine; it is evaluated on its "
+    assert told in capsys.readouterr().out
+    assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
+
+
+def test_images_stay_on_the_device_that_augments_them(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in ("cpu", "cuda"):
+        assert main([f"run_dir={copied_run.path.as_posix()}", f"data.device={device}"]) == 2
+        error = capsys.readouterr().err
+        assert f"`data.device` is auto there and {device} here" in error
+    assert copied_run.status["state"] == "interrupted"
+
+
+def test_threads_count_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    found = []
+    for device in ("cpu", "cuda:0"):
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        trainer: Any = SimpleNamespace(strategy=strategy, world_size=1, precision="32-true")
+        found.append(environment(trainer))
+    assert found[0].keys() - found[1].keys() == {"threads"}
+    assert [told["device"] for told in found] == ["cpu", "H100"]

@@ -44,7 +44,10 @@ BAD = [
     ("trainer.compile=fast", "Expected `trainer.compile` to be true or false or"),
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
     ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
-    ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or"),
+    ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or 'tf32' or"),
+    ("trainer.compile=reduce-overhead trainer.accumulate_grad_batches=2", "Expected "
+     "`trainer.accumulate_grad_batches` to be 1 with trainer.compile=reduce-overhead, but got 2: "),
+    ("trainer.compile=max-autotune trainer.accumulate_grad_batches=2", "use trainer.compile=true."),
     ("data=synthetic data.batch_size=5001", "to be at most the 5,000 images that are trained on"),
     ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; `optimizer` "
      "has betas, decay_norms_and_biases, fused, lr, name, weight_decay."),
@@ -131,6 +134,9 @@ def test_what_only_one_run_or_only_a_multirun_can_do_is_refused(
         "~trainer.log_every_n_steps",
         "+experiment=report_b",
         "data.root=/somewhere/else",
+        "trainer.compile=true trainer.accumulate_grad_batches=2",
+        "trainer.compile=reduce-overhead",
+        "precision=tf32",
     ],
 )
 def test_good_settings_pass(override: str) -> None:

@@ -41,6 +41,14 @@ def test_fingerprint_follows_what_can_change_the_result_and_nothing_else() -> No
         assert fingerprint(config | other) != fingerprint(config)
 
 
+def test_where_the_images_live_is_part_of_a_fingerprint() -> None:
+    def of(device: str) -> str:
+        return fingerprint({"seed": 0, "data": {"device": device}})
+
+    assert len({of("auto"), of("cpu"), of("cuda")}) == 3  # augmentation draws there
+    assert of("auto") == fingerprint({"seed": 0})  # as in sweeps of earlier versions
+
+
 def test_jobs_are_named_by_what_varies_and_a_fingerprint(tmp_path: Path) -> None:
     names = plan(tmp_path, "optimizer.lr=0.1,0.2", "data.batch_size=64,128", "seed=3")
     assert len(names) == 4

@@ -4,14 +4,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._inductor.exc import TritonMissing
 
+from fashion_lit.build import build_classifier
 from fashion_lit.classifier import CLASS_TAGS
+from fashion_lit.evaluate import main as evaluate
 from fashion_lit.fashion_mnist import CLASS_NAMES
 from fashion_lit.run_directory import RunDirectory
-from fashion_lit.train import main
+from fashion_lit.train import describe, main
 
 Train = Callable[..., RunDirectory]
 MODELS = {
@@ -246,3 +250,53 @@ def test_a_compiler_that_fails_is_named_in_one_sentence(
     error = capsys.readouterr().err
     assert "Expected torch.compile to work, as trainer.compile asks, but it failed" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_gradients_are_clipped_in_mixed_precision(optimizer: str, train: Train) -> None:
+    clip = ["trainer.gradient_clip_val=1e-9", "precision=bf16", "optimizer.weight_decay=0"]
+    run = train(*clip, f"optimizer={optimizer}", "scheduler=constant")
+    state = torch.load(run.last_checkpoint)
+    L.seed_everything(0)
+    first = build_classifier(run.config).network.state_dict()
+    for name, value in first.items():
+        if optimizer == "sgd" and not name.endswith(("running_mean", "running_var", "tracked")):
+            torch.testing.assert_close(state["state_dict"][f"network.{name}"], value)
+    moments = [v for s in state["optimizer_states"][0]["state"].values() for v in s.values()]
+    assert all(float(m.abs().max()) < 1e-6 for m in moments if m is not None and m.ndim)
+
+
+def test_a_frozen_backbone_thaws(train: Train) -> None:
+    small_resnet = ["model=resnet18", "model.pretrained=false", "data.image_size=32"]
+    thaw = ["model.freeze_backbone=true", "model.unfreeze_epoch=1", "trainer.max_epochs=2"]
+    run = train(*small_resnet, *thaw, "optimizer=sgd", "trainer.limit_train_batches=1")
+    assert run.status["state"] == "finished"
+
+
+def test_a_missing_triton_is_named_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    told = describe(TritonMissing(None))
+    assert told.startswith("Expected torch.compile to work, as trainer.compile asks, but it failed")
+    assert "TritonMissing" in told
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has what must lack")
+def test_a_device_that_is_not_there_ends_before_a_directory_is_made(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"output_root={tmp_path.as_posix()}"
+    settings = [s for s in small if not s.startswith("trainer.accelerator")]
+    for more in ([], ["-m", "seed=0,1"]):
+        assert main([*more, *settings, "trainer.accelerator=mps", place]) == 2
+        error = capsys.readouterr().err
+        assert "Expected a device for trainer.accelerator=mps" in error
+        assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_all_of_a_run_takes_its_precision(precision: str, train: Train) -> None:
+    run = train(f"trainer.precision={precision}")  # the averaged weights' statistics too
+    weight = torch.load(run.last_checkpoint)["state_dict"]["average.output.weight"]
+    assert weight.dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+    assert evaluate([str(run.path)]) == 0

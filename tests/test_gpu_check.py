@@ -1,0 +1,28 @@
+"""The GPU check of tests/gpu/ follows the code: in miniature, on whatever is here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECK = Path(__file__).parent / "gpu" / "check.py"
+
+
+@pytest.mark.long
+def test_the_gpu_check_runs_in_miniature(tmp_path: Path) -> None:
+    """About ten minutes."""
+    command = [sys.executable, str(CHECK), "--small", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    said = {result["stage"]: result["said"] for result in map(json.loads, lines)}
+    assert said["faults"].startswith("seen: none;")
+
+
+def test_the_gpu_check_names_its_stages(tmp_path: Path) -> None:
+    command = [sys.executable, str(CHECK), "--out", str(tmp_path), "--stages", "env,foo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such stages: foo; there are env, default, fp16" in done.stderr
