@@ -1,0 +1,169 @@
+"""Check fashion-lit on a GPU, stage by stage, within nine minutes.
+
+python tests/gpu/check.py --out results                                        all stages
+python tests/gpu/check.py --out results --small                                does the check work?
+python tests/gpu/check.py --out results --stages env,default,resume --budget 200
+
+A stage that fails or takes too long stops no other; one for which no time is left is skipped. The
+exit code is 1 if a stage was not well or skipped.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from card import Meter
+from commands import Check
+from evaluations import evaluate, evaluate_on_cpu
+from own_tests import tests, tests_on_gpu
+from parallel import parallel
+from results import Outcome, Result, Results
+from resume import resume_stage
+from runs import TINY
+from stages import (
+    Work,
+    anatomy,
+    benchmark_stage,
+    compile_stage,
+    default,
+    env,
+    fp16,
+    report_a,
+    report_b,
+    waits,
+)
+from suspects import faults
+
+BUDGET, SMALL_BUDGET = 525, 7200  # seconds in all, unless --budget says how many
+MINIMUM = 12  # seconds: with less left, a stage is not begun
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the table.
+
+    Args:
+        name: as --stages takes it.
+        limit: the seconds that it may take, more in miniature.
+        work: what it does.
+    """
+
+    name: str
+    limit: float
+    work: Work
+
+
+EXACT = "trainer.deterministic=true"
+REPORT_B = "experiment=report_b"
+RESUME_REPORT_B = (REPORT_B, "trainer.benchmark=false", "trainer.deterministic=warn")
+# Stages of one round run at once, and their times mean nothing; those that are timed run alone.
+ROUNDS = (
+    [Stage("env", 50, env)],
+    [Stage("default", 110, default)],
+    [Stage("fp16", 40, fp16)],
+    [
+        Stage("resume", 90, resume_stage("exact", EXACT, kill_at=500)),
+        Stage("resume_plain", 90, resume_stage("plain", kill_at=500, exact=False)),
+        Stage("resume_fp16", 90, resume_stage("fp16", EXACT, "precision=fp16", kill_at=500)),
+        Stage("resume_report_b", 90, resume_stage("b", *RESUME_REPORT_B, kill_at=250, small=())),
+    ],
+    [Stage("evaluate", 50, evaluate)],
+    [Stage("report_b", 90, report_b)],
+    [Stage("report_a", 80, report_a)],
+    [
+        Stage("faults", 90, faults),
+        Stage("parallel", 60, parallel),
+        Stage("waits", 60, waits),
+        Stage("evaluate_on_cpu", 60, evaluate_on_cpu),
+        Stage("tests", 90, tests),
+        Stage("tests_on_gpu", 90, tests_on_gpu),
+    ],
+    [Stage("bench_loop", 45, benchmark_stage("loop"))],
+    [Stage("cuda_graphs", 50, compile_stage("default", "reduce-overhead", small=(TINY,)))],
+    [Stage("anatomy", 30, anatomy)],
+    [Stage("bench_train", 40, benchmark_stage("train"))],
+    [Stage("bench_inference", 30, benchmark_stage("inference"))],
+    [Stage("compile", 50, compile_stage("default", "true", small=(TINY,)))],
+    [Stage("cuda_graphs_b", 60, compile_stage("report_b", "reduce-overhead", REPORT_B))],
+    [Stage("bench_data", 35, benchmark_stage("data"))],
+)
+NAMES = [stage.name for stages in ROUNDS for stage in stages]
+
+
+def main() -> int:
+    """Run the stages that are asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the results go"
+    )
+    parser.add_argument("--small", action="store_true", help="in miniature, for a CPU")
+    parser.add_argument(
+        "--stages",
+        type=lambda text: text.split(","),
+        default=NAMES,
+        metavar="STAGE,STAGE",
+        help=f"of {', '.join(NAMES)}; by default all",
+    )
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="in all")
+    args = parser.parse_args()
+    if unknown := set(args.stages) - set(NAMES):
+        parser.error(f"no such stages: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    results, began = Results(args.out.absolute()), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gpu_check_", ignore_cleanup_errors=True) as folder:
+        budget = args.budget or (SMALL_BUDGET if args.small else BUDGET)
+        run_rounds(Check(args.small, Path(folder), began, budget, results), args.stages)
+    print(f"\n{time.monotonic() - began:.0f} s in all\n\n{results.table}")
+    return 0 if results.all_well else 1
+
+
+def run_rounds(check: Check, names: Sequence[str]) -> None:
+    """Run these stages, those of a round at once, unless the first one finds no way to go on."""
+    meter = Meter()
+    try:
+        for stages in ROUNDS:
+            todo = [stage for stage in stages if stage.name in names]
+            with ThreadPoolExecutor(1 if check.small else max(1, len(todo))) as pool:
+                results = list(pool.map(lambda stage: carry_out(stage, check, meter), todo))
+            if any(result.stage == "env" and not result.well for result in results):
+                print("check.py: the project does not run here, so nothing else is tried")
+                break
+    finally:
+        meter.stop()
+
+
+def carry_out(stage: Stage, check: Check, meter: Meter) -> Result:
+    """Run a stage if there is time, and record how it ends."""
+    turn, began = check.turn(stage.limit), time.monotonic()
+    well: bool | None
+    if turn.seconds_left < MINIMUM:
+        well, said, figures = None, "skipped: no time left", {}
+    else:
+        try:
+            well, said, figures = stage.work(turn)
+        except Exception as error:  # the next stage may do
+            well, said, figures = Outcome(False, f"{type(error).__name__}: {error}", {})
+        if turn.seconds_left <= 0:
+            said = f"TOO LONG; {said}"
+    ended = time.monotonic()
+    result = Result(
+        stage.name,
+        well,
+        said,
+        figures,
+        at_s=round(began - check.began, 1),
+        seconds=round(ended - began, 1),
+        card=meter.between(began, ended),
+    )
+    check.results.add(result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The stages of the project's own tests: with a GPU in sight, and training on it."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from sys import executable
+
+from commands import ROOT, Turn
+from results import Outcome
+
+TESTS = (
+    "cuda",
+    "device",
+    "datamodule",
+    "augment",
+    "metrics",
+    "randomness",
+    "networks",
+    "optimization",
+    "classifiers",
+    "checkpoints",
+    "tensorboard_pages",
+    "launchers",
+    "benchmark",
+    "evaluate",
+    "scores",
+)
+TRAINING_TESTS = ("train", "resuming", "evaluate", "interruptions", "kills")
+
+
+def tests(turn: Turn) -> Outcome:
+    """The tests that look at devices, those marked `cuda` among them."""
+    return run_tests(turn, TESTS[:5] if turn.check.small else TESTS, ROOT)
+
+
+def tests_on_gpu(turn: Turn) -> Outcome:
+    """Tests that train, in a copy in which they train on the GPU where there is one."""
+    copy = turn.check.work / "copy"
+    for name in ("fashion_lit", "conf", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    (copy / "data").symlink_to(ROOT / "data")
+    for path in (copy / "tests").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        text = text.replace("trainer.accelerator=cpu", "trainer.accelerator=auto")
+        path.write_text(text, encoding="utf-8")
+    return run_tests(turn, TRAINING_TESTS[:1] if turn.check.small else TRAINING_TESTS, copy)
+
+
+def run_tests(turn: Turn, names: Sequence[str], folder: Path) -> Outcome:
+    """Run the test files of these names over the project's code in `folder`."""
+    small = turn.check.small
+    options = ["-v", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not long"]
+    options += ["-o", "addopts=", f"--basetemp={turn.check.work / f'pytest_{folder.name}'}"]
+    if find_spec("xdist"):
+        options += ["-n", "1" if small else "5", "--dist", "worksteal"]
+    if find_spec("pytest_timeout"):
+        options += ["--timeout", "600" if small else "100"]
+    files = [f"tests/test_{name}.py" for name in names]
+    files = [file for file in files if (folder / file).is_file()]
+    done = turn.run([executable, "-m", "pytest", *options, *files], folder=folder)
+
+    outcomes = read_outcomes(done.out)
+    counts = dict(sorted(Counter(outcomes.values()).items()))
+    failed = [name for name, word in outcomes.items() if word in ("FAILED", "ERROR")]
+    lines = done.out.splitlines()
+    reasons = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
+    told = ", ".join(f"{count} {word.lower()}" for word, count in counts.items())
+    told = told or done.last_words
+    if done.code is None:
+        told += ", stopped before the end"
+    if failed:
+        told += f": {', '.join(name.split('::')[-1] for name in failed[:12])}"
+    figures = {"counts": counts, "failed": failed, "reasons": reasons, "exit": done.code}
+    return Outcome(done.ok, told, figures)
+
+
+def read_outcomes(screen: str) -> dict[str, str]:
+    """Read how each test ended, line by line, since pytest may not have come to its summary."""
+    outcomes = {}
+    for line in screen.splitlines():
+        word = re.search(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", line)
+        test = re.search(r"(tests/\S+::\S+)", line)
+        if word and test:
+            outcomes[test[1]] = word[1]
+    return outcomes

@@ -1,0 +1,45 @@
+"""Small measurements, each a process of its own that prints one line of JSON.
+
+python tests/gpu/probes.py environment
+python tests/gpu/probes.py compare FIRST/checkpoints/last.ckpt SECOND/checkpoints/last.ckpt
+python tests/gpu/probes.py --small anatomy experiment=report_b data=synthetic
+
+All but `environment` need fashion-lit installed, or its folder in PYTHONPATH. Without a GPU they
+run all the same, and leave out, or give as null, what only a GPU could tell.
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Mapping
+
+# The module of each probe, which is a function there. Only that one is imported, so that what the
+# project cannot import on some machine does not hide what machine it is.
+PROBES: Mapping[str, str] = {
+    "environment": "probe_machine",
+    "compare": "probe_runs",
+    "scalars": "probe_runs",
+    "waits": "probe_waits",
+    "anatomy": "probe_steps",
+    "fused_sgd": "probe_faults",
+    "early_reads": "probe_faults",
+    "share": "probe_shares",
+    "shares": "probe_shares",
+}
+
+
+def main() -> None:
+    """Run one probe."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--small", action="store_true", help="in miniature; of anatomy alone")
+    parser.add_argument("probe", choices=PROBES)
+    parser.add_argument("arguments", nargs="*", help="of the probe")
+    args = parser.parse_args()
+    probe = getattr(importlib.import_module(PROBES[args.probe]), args.probe)
+    print(json.dumps(probe(*args.arguments, **({"small": True} if args.small else {}))))
+
+
+if __name__ == "__main__":
+    main()
