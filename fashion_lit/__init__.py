@@ -1,3 +1,37 @@
-"""fashion-lit: train and sweep Fashion-MNIST classifiers."""
+"""fashion-lit: train and sweep Fashion-MNIST classifiers.
+
+    from fashion_lit import CNNClassifier, FashionMNIST
+
+The names in `__all__` are the public Python interface. Each is imported when it is first used, so
+`import fashion_lit` by itself loads neither torch nor Hydra.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "CNNClassifier": "models.cnn",
+    "FashionMNIST": "data.fashion_mnist",
+    "FashionMNISTDataModule": "data.datamodule",
+    "RunDirectory": "runs.directory",
+    "SyntheticGarments": "data.synthetic",
+    "TransferClassifier": "models.transfer",
+    "load_model": "training.inference",
+    "predict": "training.inference",
+    "to_input": "data.datamodule",
+}
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

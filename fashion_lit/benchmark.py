@@ -17,15 +17,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fashion_lit.contests import measure_data, measure_inference, measure_loop, measure_train
-from fashion_lit.device import keep_freed_memory
+from fashion_lit.benchmarking.baselines import write_torchvision_files
+from fashion_lit.benchmarking.contenders import Effort, configure, load
+from fashion_lit.benchmarking.throughput import (
+    measure_data,
+    measure_inference,
+    measure_loop,
+    measure_train,
+)
+from fashion_lit.benchmarking.timing import Row, machine
+from fashion_lit.benchmarking.whole_runs import measure_accuracy, measure_records
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
-from fashion_lit.loops import Effort, configure, load
-from fashion_lit.peers import write_torchvision_files
-from fashion_lit.quiet import silence_known_messages
-from fashion_lit.timing import Row, machine
-from fashion_lit.whole_runs import measure_accuracy, measure_records
+from fashion_lit.training.device import keep_freed_memory
+from fashion_lit.training.log_filters import silence_known_messages
 
 PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     "data": measure_data,

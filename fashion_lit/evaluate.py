@@ -15,28 +15,21 @@ from pathlib import Path
 
 import yaml
 
-from fashion_lit.comparison import compare
-from fashion_lit.config import flatten
-from fashion_lit.curves import read_curves
-from fashion_lit.device import keep_freed_memory
+from fashion_lit.config.settings import flatten
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
-from fashion_lit.evaluation import (
-    Model,
-    Predictions,
-    Split,
-    choose_splits,
-    ensemble,
-    load_model,
-    predict,
-)
-from fashion_lit.fashion_mnist import CLASS_NAMES
+from fashion_lit.evaluation.comparison import compare
+from fashion_lit.evaluation.curves import read_curves
+from fashion_lit.evaluation.figures import pictures_figure
+from fashion_lit.evaluation.page import Evaluation, Result, result_row, sentences, write_report
+from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
+from fashion_lit.evaluation.scores import score
+from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.files import write_atomically
-from fashion_lit.quiet import silence_known_messages
-from fashion_lit.report import classification_report
-from fashion_lit.report_figures import pictures_figure
-from fashion_lit.report_page import Evaluation, Result, result_row, sentences, write_report
-from fashion_lit.run_directory import RunDirectory
-from fashion_lit.scores import score
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.training.device import keep_freed_memory
+from fashion_lit.training.inference import Model, choose_splits, load_model, predict
+from fashion_lit.training.log_filters import silence_known_messages
 
 OUTPUT = "evaluation"  # of several runs, in the current directory
 ENSEMBLE = "ensemble"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fashion_lit.__main__ import COMMANDS
-from fashion_lit.config import CONF_DIR, compose_jobs, prepare_overrides
-from fashion_lit.schema import check
-from fashion_lit.search import check_corners, read_space
+from fashion_lit.config.compose import CONF_DIR, compose_jobs, prepare_overrides
+from fashion_lit.config.schema import check
+from fashion_lit.sweeps.space import check_corners, read_space
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
@@ -46,17 +46,18 @@ def test_command_parses(line: str) -> None:
 
 def test_group_table_lists_exactly_the_choices() -> None:
     for group in (path for path in CONF_DIR.iterdir() if path.is_dir()):
-        (row,) = re.findall(rf"^\| `{group.name}` \| (.*) \|$", README, flags=re.M)
+        (row,) = re.findall(rf"^\| `{group.name}` \| ([^|]*) \|$", README, flags=re.M)
         named = set(re.findall(r"`(\w+)`", row))
         assert named == {path.stem for path in group.glob("*.yaml")}, group.name
 
 
 def test_module_table_lists_exactly_the_modules() -> None:
     package = Path(__file__).parents[1] / "fashion_lit"
-    modules = {p.name.removesuffix(".py") for p in package.iterdir() if p.suffix != ".html"}
-    rows = re.findall(r"^\| (?:tensors|Lightning|runs|commands) \| (.*) \|$", README, flags=re.M)
-    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([a-z_/]+)`", row)}
-    assert named == modules - {"__init__", "__pycache__"}
+    for folder in (path for path in package.iterdir() if (path / "__init__.py").is_file()):
+        (row,) = re.findall(rf"^\| `{folder.name}` \| [^|]* \| (.*) \|$", README, flags=re.M)
+        named = {name.rstrip("/") for name in re.findall(r"`([a-z_]+/?)`", row)}
+        modules = {path.stem for path in folder.iterdir() if path.suffix in (".py", "")}
+        assert named == modules - {"__init__", "__pycache__"}, folder.name
 
 
 def test_settings_exist() -> None:

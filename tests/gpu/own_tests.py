@@ -11,29 +11,15 @@ from sys import executable
 from commands import ROOT, Turn
 from results import Outcome
 
-TESTS = (
-    "cuda",
-    "device",
-    "datamodule",
-    "augment",
-    "metrics",
-    "randomness",
-    "networks",
-    "optimization",
-    "classifiers",
-    "checkpoints",
-    "tensorboard_pages",
-    "launchers",
-    "benchmark",
-    "evaluate",
-    "scores",
-)
-TRAINING_TESTS = ("train", "resuming", "evaluate", "interruptions", "kills")
+TESTS = ("end_to_end/test_cuda.py", "training", "data", "evaluation", "models", "benchmarking")
+SMALL_TESTS = ("end_to_end/test_cuda.py", "training/test_device.py", "data")
+TRAINING_TESTS = ("end_to_end", "runs")
+SMALL_TRAINING_TESTS = ("end_to_end/test_train.py",)
 
 
 def tests(turn: Turn) -> Outcome:
     """The tests that look at devices, those marked `cuda` among them."""
-    return run_tests(turn, TESTS[:5] if turn.check.small else TESTS, ROOT)
+    return run_tests(turn, SMALL_TESTS if turn.check.small else TESTS, ROOT)
 
 
 def tests_on_gpu(turn: Turn) -> Outcome:
@@ -44,15 +30,16 @@ def tests_on_gpu(turn: Turn) -> Outcome:
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", copy)
     (copy / "data").symlink_to(ROOT / "data")
-    for path in (copy / "tests").glob("*.py"):
+    for path in (copy / "tests").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         text = text.replace("trainer.accelerator=cpu", "trainer.accelerator=auto")
         path.write_text(text, encoding="utf-8")
-    return run_tests(turn, TRAINING_TESTS[:1] if turn.check.small else TRAINING_TESTS, copy)
+    names = SMALL_TRAINING_TESTS if turn.check.small else TRAINING_TESTS
+    return run_tests(turn, names, copy)
 
 
 def run_tests(turn: Turn, names: Sequence[str], folder: Path) -> Outcome:
-    """Run the test files of these names over the project's code in `folder`."""
+    """Run these tests over the project's code in `folder`."""
     small = turn.check.small
     options = ["-v", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not long"]
     options += ["-o", "addopts=", f"--basetemp={turn.check.work / f'pytest_{folder.name}'}"]
@@ -60,8 +47,7 @@ def run_tests(turn: Turn, names: Sequence[str], folder: Path) -> Outcome:
         options += ["-n", "1" if small else "5", "--dist", "worksteal"]
     if find_spec("pytest_timeout"):
         options += ["--timeout", "600" if small else "100"]
-    files = [f"tests/test_{name}.py" for name in names]
-    files = [file for file in files if (folder / file).is_file()]
+    files = [f"tests/{name}" for name in names]
     done = turn.run([executable, "-m", "pytest", *options, *files], folder=folder)
 
     outcomes = read_outcomes(done.out)

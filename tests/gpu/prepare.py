@@ -14,8 +14,8 @@ from pathlib import Path
 # The code of this checkout, whichever one is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
-from fashion_lit.fashion_mnist import FashionMNIST
 from wheels import fetch_missing
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout

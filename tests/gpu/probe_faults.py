@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fashion_lit.datamodule import FashionMNISTDataModule
-from fashion_lit.optimization import OPTIMIZERS
-from fashion_lit.synthetic import SyntheticGarments
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.models.optimization import OPTIMIZERS
 from stopwatch import device_name, wait
 
 NUM_WEIGHTS = 4096

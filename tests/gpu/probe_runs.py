@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fashion_lit.curves import read_curves
+from fashion_lit.evaluation.curves import read_curves
 
 COMPARED = ("state_dict", "optimizer_states", "train_metrics")
 SCORES = ("val/accuracy", "val/loss")

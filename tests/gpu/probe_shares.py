@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import card
-from fashion_lit.launchers import device_share
+from fashion_lit.sweeps.launchers import device_share
 
 NUM_SLOTS = 2
 PROBES = Path(__file__).with_name("probes.py")

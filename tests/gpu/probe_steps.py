@@ -11,14 +11,21 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.tensorboard import SummaryWriter
 
-from fashion_lit.augment import Augment
-from fashion_lit.build import build_classifier, draw_confusions, draw_pictures
-from fashion_lit.config import compose_jobs, prepare_overrides
-from fashion_lit.datamodule import Batch, to_input
-from fashion_lit.loops import MANY_EPOCHS, autocast_type, choose_kernels, load, plain_loop
-from fashion_lit.peers import PlainLoop
-from fashion_lit.randomness import generator, seed_default_generators
-from fashion_lit.schema import Config
+from fashion_lit.benchmarking.baselines import PlainLoop
+from fashion_lit.benchmarking.contenders import (
+    MANY_EPOCHS,
+    autocast_type,
+    choose_kernels,
+    load,
+    plain_loop,
+)
+from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.settings import Config
+from fashion_lit.data.augment import Augment
+from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.randomness import generator, seed_default_generators
+from fashion_lit.data.types import Batch
+from fashion_lit.training.build import build_classifier, draw_confusions, draw_pictures
 from stopwatch import device_name, milliseconds, wait
 
 NUM_PROFILED_STEPS = 20

@@ -1,0 +1,1 @@
+"""This project measured against the reports' way of doing the same."""

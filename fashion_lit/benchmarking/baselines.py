@@ -1,0 +1,154 @@
+"""The same work as the two reports did it: torchvision data sets, DataLoaders, a plain loop.
+
+Written as users of torchvision and PyTorch write it; `benchmark` measures against it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import FashionMNIST
+from torchvision.transforms import Compose, Grayscale, Normalize, Resize, ToTensor, v2
+
+from fashion_lit.benchmarking.timing import wait_for
+from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
+from fashion_lit.data.types import Batch, LabelledImages
+
+NUM_WARM_UP_STEPS = 2  # before the clock starts
+# What each image goes through, one at a time.
+TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
+    "report A, 224 px": Compose([Resize(224), Grayscale(3), ToTensor()]),
+    "report B, 28 px": Compose([ToTensor(), Normalize((PIXEL_MEAN,), (PIXEL_STD,))]),
+    "flip, crop, erasing, 28 px": v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomHorizontalFlip(),
+            v2.RandomCrop(28, padding=2),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((PIXEL_MEAN,), (PIXEL_STD,)),
+            v2.RandomErasing(p=1.0, scale=(0.08, 0.08), ratio=(1, 1)),
+        ]
+    ),
+}
+
+
+def write_torchvision_files(data: LabelledImages, root: Path) -> None:
+    """Write images and labels where and as torchvision's FashionMNIST reads them, uncompressed."""
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in (("images-idx3", data.images), ("labels-idx1", data.labels)):
+        sizes = np.array(values.shape, dtype=">u4").tobytes()
+        header = bytes((0, 0, 8, values.ndim)) + sizes
+        content = header + values.to(torch.uint8).numpy().tobytes()
+        for split in ("train", "t10k"):  # torchvision wants both
+            (folder / f"{split}-{name}-ubyte").write_bytes(content)
+
+
+def loader(
+    root: Path,
+    transform_name: str,
+    batch_size: int,
+    num_workers: int,
+    *,
+    indices: Sequence[int] | None = None,
+    shuffle: bool = True,
+) -> "DataLoader[Batch]":
+    """Return a DataLoader over torchvision's data set, or over the images of some `indices`."""
+    images = FashionMNIST(str(root), train=True, transform=TRANSFORMS[transform_name])
+    dataset = images if indices is None else Subset(images, indices)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
+
+
+class PlainLoop:
+    """A training loop as users of PyTorch write it.
+
+    Args:
+        network: on its device.
+        optimizer: of its parameters.
+        scheduler: stepped after every batch, or None.
+        label_smoothing: of the loss.
+        autocast: compute in this type, or None for float32.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        *,
+        label_smoothing: float,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.loss_function = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.device = next(network.parameters()).device
+        self.autocast = torch.autocast(self.device.type, autocast, enabled=autocast is not None)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == torch.float16)  # pyright: ignore[reportPrivateImportUsage]
+
+    def step(self, batch: Batch) -> None:
+        """Train on one batch."""
+        images, labels = (part.to(self.device) for part in batch)
+        with self.autocast:
+            loss = self.loss_function(self.network(images), labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def steps_per_second(self, batches: Iterable[Batch], num_steps: int) -> float:
+        """Train for `num_steps`, after NUM_WARM_UP_STEPS, over as many epochs as it takes."""
+        self.network.train()
+        began, steps_done = 0.0, -NUM_WARM_UP_STEPS
+        while True:
+            for batch in batches:
+                if steps_done == 0:
+                    wait_for(self.device)
+                    began = time.perf_counter()
+                self.step(batch)
+                steps_done += 1
+                if steps_done == num_steps:
+                    wait_for(self.device)
+                    return num_steps / (time.perf_counter() - began)
+
+    def seconds_until(
+        self,
+        target: float,
+        train: Iterable[Batch],
+        validation: Iterable[Batch],
+        num_epochs: int,
+    ) -> tuple[float, bool]:
+        """Train until the accuracy after an epoch is `target`, or to the end.
+
+        Returns the seconds it took, and whether the target was reached.
+        """
+        began = time.perf_counter()
+        for _ in range(num_epochs):
+            self.network.train()
+            for batch in train:
+                self.step(batch)
+            if self.accuracy(validation) >= target:
+                return time.perf_counter() - began, True
+        return time.perf_counter() - began, False
+
+    @torch.no_grad()
+    def accuracy(self, batches: Iterable[Batch]) -> float:
+        """Return the share of images that the network classifies right."""
+        self.network.eval()
+        num_right = num_images = 0
+        for images, labels in batches:
+            with self.autocast:
+                predicted = self.network(images.to(self.device)).argmax(1)
+            num_right += int((predicted == labels.to(self.device)).sum())
+            num_images += len(labels)
+        return num_right / num_images

@@ -1,0 +1,288 @@
+"""One side of a comparison each: a run as users run it, a bare loop, the reports' own loop.
+
+    # steps a second:
+    lightning_steps(effort, configure(effort, "experiment=report_b"), num_steps=20)
+
+`contests` sets them side by side.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+from typing_extensions import override
+
+from fashion_lit.benchmarking.baselines import NUM_WARM_UP_STEPS, PlainLoop, loader
+from fashion_lit.benchmarking.timing import wait_for
+from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.schema import check
+from fashion_lit.config.settings import LOCATION_KEYS, Config
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.types import Batch
+from fashion_lit.errors import UserError
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.resume import Restart
+from fashion_lit.runs.signals import StopSignals
+from fashion_lit.training.build import (
+    build_classifier,
+    build_datamodule,
+    build_trainer,
+    compile_network,
+)
+from fashion_lit.training.device import (
+    MIXED_BF16,
+    MIXED_FP16,
+    check_devices,
+    choose_precision,
+    resolve_accelerator,
+    set_tf32,
+)
+
+MANY_EPOCHS = 100  # for schedules that want to know their end
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Args:
+        data: "fashion_mnist" or "synthetic".
+        num_rounds: that count.
+        seconds: of each side of a round, where images are counted.
+        num_steps: of each side of a round, where steps are.
+        num_seeds: whole runs of this project's recipe.
+        num_peer_seeds: whole runs of the report's.
+        overrides: of all runs that train, as `fashion-lit train` takes them.
+        root: a folder for temporary files.
+    """
+
+    data: str
+    num_rounds: int
+    seconds: float
+    num_steps: int
+    num_seeds: int
+    num_peer_seeds: int
+    overrides: tuple[str, ...]
+    root: Path
+
+
+def configure(effort: Effort, *overrides: str) -> Config:
+    """Compose a run's configuration."""
+    given = [f"data={effort.data}", "test=false", *overrides, *effort.overrides]
+    (config,) = compose_jobs(prepare_overrides(given), multirun=False)
+    check(config)
+    check_devices(config["trainer"], config["data"]["device"])
+    return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
+
+
+def load(config: Config, device: torch.device | str = "cpu") -> FashionMNISTDataModule:
+    """Return the data module of a configuration, with its images on `device`."""
+    datamodule = build_datamodule(config, build_classifier(config))
+    datamodule.prepare_data()
+    datamodule.setup()
+    datamodule.move_to(torch.device(device))
+    return datamodule
+
+
+def device_of(config: Config) -> torch.device:
+    """Return where a configuration trains."""
+    return torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
+
+
+class StepClock(L.Callback):
+    """Takes the time of training steps, without those between epochs.
+
+    The first epoch warms up, and in each later one as many steps as in a bare loop, if there are
+    more.
+    """
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        self.seconds = 0.0
+        self._began: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Steps per second."""
+        return self.num_steps / self.seconds
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        last = int(trainer.num_training_batches) - 1
+        if trainer.current_epoch > 0 and batch_idx == min(NUM_WARM_UP_STEPS, last):
+            wait_for(pl_module.device)
+            self._began = time.perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        if self._began is None:
+            return
+        self.num_steps += 1
+        if trainer.is_last_batch:
+            wait_for(pl_module.device)
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
+
+
+def lightning_steps(
+    effort: Effort, config: Config, num_steps: int, *, without: tuple[type[L.Callback], ...] = ()
+) -> float:
+    """Return the steps per second of a run: logs, metrics, checkpoints and all.
+
+    Over `num_steps`, or more, in as many epochs as it takes. Callbacks of the kinds `without` are
+    left out.
+    """
+    num_batches = min(NUM_WARM_UP_STEPS + num_steps, len(load(config).train_dataloader()))
+    num_timed = num_batches - min(NUM_WARM_UP_STEPS, num_batches - 1)  # of each epoch but the first
+    trainer_settings = {
+        "max_epochs": 1 + -(-num_steps // num_timed),
+        "limit_train_batches": num_batches,
+        "limit_val_batches": 1,
+    }
+    config = config | {"trainer": config["trainer"] | trainer_settings}
+    with built_run(effort, config) as (trainer, classifier, datamodule):
+        clock = StepClock()
+        kept = [callback for callback in trainer.callbacks if not isinstance(callback, without)]  # type: ignore[attr-defined]
+        trainer.callbacks = [*kept, clock]  # type: ignore[attr-defined]
+        trainer.fit(classifier, datamodule)
+    return clock.rate
+
+
+class Screen(StringIO):
+    """Swallows what is written, as a terminal: what draws for people draws here too."""
+
+    @override
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def built_run(
+    effort: Effort, config: Config
+) -> Iterator[tuple[L.Trainer, ImageClassifier, FashionMNISTDataModule]]:
+    """Build all that a run of a configuration needs, in a directory of its own, on no screen."""
+    screen = Screen()
+    with (
+        tempfile.TemporaryDirectory(dir=effort.root) as folder,
+        redirect_stdout(screen),
+        redirect_stderr(screen),
+    ):
+        run = RunDirectory(Path(folder) / "run")
+        run.path.mkdir()
+        run.create(config)
+        L.seed_everything(config["seed"], verbose=False)
+        classifier = build_classifier(config)
+        compile_network(classifier.network, config)
+        datamodule = build_datamodule(config, classifier)
+        trainer, _ = build_trainer(config, run, Restart(), StopSignals())
+        yield trainer, classifier, datamodule
+        trainer.logger.experiment.close()  # type: ignore[union-attr]
+
+
+def bare_steps(config: Config, num_steps: int) -> float:
+    """Return the steps per second of a loop that does nothing but train, on the same batches."""
+    choose_kernels(config)
+    network = build_classifier(config).network
+    compile_network(network, config)
+    network.to(device_of(config))
+    batches = load(config, device_of(config)).train_dataloader()
+    loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast_type(config))
+    return loop.steps_per_second(batches, num_steps)
+
+
+def choose_kernels(config: Config) -> None:
+    """Let torch choose kernels as in a run; `timing.kernels_restored` makes an end of it."""
+    settings = config["trainer"]
+    torch.backends.cudnn.benchmark = bool(settings.get("benchmark"))
+    set_tf32(settings["precision"], resolve_accelerator(settings["accelerator"]))
+
+
+def autocast_type(config: Config) -> torch.dtype | None:
+    """Return the 16-bit type that a configuration computes in; None: float32."""
+    settings = config["trainer"]
+    device_type = resolve_accelerator(settings["accelerator"])
+    precision, _ = choose_precision(settings["precision"], device_type)
+    return {MIXED_BF16: torch.bfloat16, MIXED_FP16: torch.float16}.get(precision)
+
+
+def plain_loop(
+    config: Config,
+    network: nn.Module,
+    num_epochs: int,
+    steps_per_epoch: int,
+    autocast: torch.dtype | None,
+) -> PlainLoop:
+    """Return a plain loop with a configuration's loss, optimizer and schedule."""
+    settings = dict(config["optimizer"])
+    optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
+    settings = dict(config["scheduler"])
+    num_steps = num_epochs * steps_per_epoch
+    schedule = SCHEDULERS[settings.pop("name")](optimizer, num_steps, num_epochs, **settings)
+    return PlainLoop(
+        network,
+        optimizer,
+        schedule["scheduler"] if schedule else None,
+        label_smoothing=config["model"]["label_smoothing"],
+        autocast=autocast,
+    )
+
+
+def plain_steps(
+    effort: Effort, config: Config, num_steps: int, transform: str, num_workers: int
+) -> float:
+    """Return the steps per second of the recipe in PyTorch's float32, over torchvision's images."""
+    torch.backends.cudnn.benchmark = bool(config["trainer"].get("benchmark"))
+    batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
+    network = network_as_reported(config)
+    loop = plain_loop(config, network, MANY_EPOCHS, len(batches), autocast=None)
+    return loop.steps_per_second(batches, num_steps)
+
+
+def network_as_reported(config: Config) -> nn.Module:
+    """Build a configuration's network on its device, in PyTorch's own memory layout."""
+    network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network.to(device_of(config))
+
+
+def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
+    """Train report B's recipe as the report did: a plain loop over torchvision's images.
+
+    Split and 16-bit type are the configuration's. Returns the seconds until the validation accuracy
+    is `target`, or until the end, and whether it was reached.
+    """
+    config = configure(effort, "experiment=report_b", *overrides)
+    if config["scheduler"]["name"] in ("step", "plateau"):
+        raise UserError(
+            "Expected a schedule that a plain loop steps after every batch, but got "
+            f"scheduler={config['scheduler']['name']}; leave report B its own."
+        )
+    data = load(config)
+    load_images = partial(loader, effort.root, "report B, 28 px", data.batch_size, 2)
+    train = load_images(indices=data.train_indices.tolist())
+    validation = load_images(indices=data.val_indices.tolist(), shuffle=False)
+    torch.manual_seed(config["seed"])
+    choose_kernels(config)
+    network = network_as_reported(config)
+    num_epochs = config["trainer"]["max_epochs"]
+    loop = plain_loop(config, network, num_epochs, len(train), autocast_type(config))
+    return loop.seconds_until(target, train, validation, num_epochs)

@@ -1,0 +1,165 @@
+"""What `benchmark` measures in rates: data, loop, training and inference, each against a peer.
+
+    for row in measure_data(Effort("fashion_mnist", num_rounds=3, ...)):
+        print(row.what, row.ratio)
+
+Each `measure_…` yields its rows as they come; `whole_runs` has the parts that train to an end.
+"""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import lightning as L
+import torch
+
+from fashion_lit.benchmarking.baselines import TRANSFORMS, loader
+from fashion_lit.benchmarking.contenders import (
+    Effort,
+    bare_steps,
+    configure,
+    device_of,
+    lightning_steps,
+    load,
+    plain_steps,
+)
+from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_second
+from fashion_lit.config.settings import Config
+from fashion_lit.runs.restart_points import RestartPoints
+from fashion_lit.training.build import build_classifier, compile_network
+from fashion_lit.training.callbacks import KeyedDropout
+from fashion_lit.training.device import FP32, choose_precision, resolve_accelerator, set_tf32
+from fashion_lit.training.tensorboard import TensorBoardPages
+from fashion_lit.training.terminal import TerminalTable
+
+NUM_WORKERS = (0, 2)  # of the peers' loaders; the faster one counts
+STEP_CALLBACKS = (KeyedDropout, RestartPoints, TensorBoardPages, TerminalTable)
+
+
+def measure_data(effort: Effort) -> Iterator[Row]:
+    """Images per second that reach the device, against torchvision's per-sample pipelines."""
+    ours = {
+        "report A, 224 px": ["experiment=report_a", "model.pretrained=false"],
+        "report B, 28 px": ["experiment=report_b"],
+        "flip, crop, erasing, 28 px": ["experiment=report_b", "augment=flip_shift_erase"],
+    }
+    for name in TRANSFORMS:
+        config = configure(effort, *ours[name])
+        data, device = load(config, device_of(config)), device_of(config)
+        rate = partial(images_per_second, seconds=effort.seconds, device=device)
+        contenders = {"ours": partial(rate, data.train_dataloader)}
+        for num_workers in NUM_WORKERS:
+            make_loader = partial(loader, effort.root, name, data.batch_size, num_workers)
+            contenders[f"torchvision, {num_workers} workers"] = partial(rate, make_loader)
+        yield compare("data", name, "images/s", alternate(contenders, effort.num_rounds))
+
+
+def compare(part: str, what: str, unit: str, rates: dict[str, list[float]]) -> Row:
+    """Return our rates beside the fastest peer's."""
+    ours = rates.pop("ours")
+    name = best(rates)
+    return Row(part, what, unit, ours, rates[name], name)
+
+
+def measure_loop(effort: Effort) -> Iterator[Row]:
+    """Steps per second of a run as users run it, against a bare loop of the same batches.
+
+    Where a step is shortest, also what each callback costs, and Lightning's Trainer with none.
+    """
+    models = {  # and how many times num_steps: a step of report B's takes ten times as long
+        "the default model": ([], 4),
+        "report B's CNN": (["experiment=report_b", "precision=auto"], 1),
+    }
+    yield from measure_callbacks(effort)
+    for name, (overrides, factor) in models.items():
+        config = configure(effort, *overrides)
+        num_steps = factor * effort.num_steps
+        contenders = {
+            "ours": partial(lightning_steps, effort, config, num_steps),
+            "bare loop": partial(bare_steps, config, num_steps),
+        }
+        yield compare("loop", name, "steps/s", alternate(contenders, effort.num_rounds))
+
+
+def measure_callbacks(effort: Effort) -> Iterator[Row]:
+    """Steps per second of a tiny model, with and without each callback that acts in a step."""
+    config = configure(effort, "model.network.widths=[4,4,4]", "data.batch_size=16")
+    num_steps = 20 * effort.num_steps
+    run = partial(lightning_steps, effort, config, num_steps)
+    contenders = {"ours": run, "bare loop": partial(bare_steps, config, num_steps)}
+    contenders |= {f"without {c.__name__}": partial(run, without=(c,)) for c in STEP_CALLBACKS}
+    contenders["Lightning alone"] = partial(run, without=(L.Callback,))
+    rates = alternate(contenders, effort.num_rounds)
+    ours, bare = rates["ours"], rates["bare loop"]
+    yield Row("loop", "a tiny model", "steps/s", ours, bare, "bare loop")
+    alone = rates["Lightning alone"]
+    yield Row("loop", "a tiny model, no callbacks", "steps/s", alone, bare, "bare loop")
+    for callback in STEP_CALLBACKS:
+        name = f"without {callback.__name__}"
+        yield Row("loop", "a tiny model", "steps/s", ours, rates[name], f"ours {name}")
+
+
+def measure_train(effort: Effort) -> Iterator[Row]:
+    """Images per second of the reports' recipes, against a plain float32 loop over torchvision."""
+    recipes = {
+        "report B's CNN": (["experiment=report_b"], "report B, 28 px"),
+        "ResNet-18, 224 px": (
+            ["experiment=report_a", "model.pretrained=false", "data.eval_batch_size=64"],
+            "report A, 224 px",
+        ),
+    }
+    for name, (overrides, transform) in recipes.items():
+        config = configure(effort, *overrides, "precision=auto")
+        num_steps = max(1, effort.num_steps // (4 if "224" in name else 1))
+        contenders = {"ours": partial(lightning_steps, effort, config, num_steps)}
+        for num_workers in NUM_WORKERS:
+            plainly = partial(plain_steps, effort, config, num_steps, transform, num_workers)
+            contenders[f"plain fp32, {num_workers} workers"] = plainly
+        rates = alternate(contenders, effort.num_rounds)
+        batch_size = config["data"]["batch_size"]
+        images = {key: [rate * batch_size for rate in values] for key, values in rates.items()}
+        yield compare("train", name, "images/s", images)
+
+
+def measure_inference(effort: Effort) -> Iterator[Row]:
+    """Images per second of one batch after another, against plain float32, images at hand."""
+    for name, overrides in (("the default model", []), ("report B's CNN", ["experiment=report_b"])):
+        config = configure(effort, *overrides, "precision=auto")
+        for batch_size in (1, 1000):
+            contenders = {
+                "ours": partial(inference_rate, effort, config, batch_size, as_trained=True),
+                "plain fp32": partial(inference_rate, effort, config, batch_size, as_trained=False),
+            }
+            what = f"{name}, batch {batch_size:,}"
+            yield compare("inference", what, "images/s", alternate(contenders, effort.num_rounds))
+
+
+@torch.inference_mode()
+def inference_rate(effort: Effort, config: Config, batch_size: int, *, as_trained: bool) -> float:
+    """Return images per second through a configuration's network, waiting for each batch's classes.
+
+    Args:
+        effort: how long.
+        config: the run's.
+        batch_size: images a batch.
+        as_trained: in the run's precision and memory layout, as `evaluation.predict` does it;
+            otherwise in float32 and PyTorch's own layout.
+    """
+    settings = config["trainer"]
+    accelerator = resolve_accelerator(settings["accelerator"])
+    precision = choose_precision(settings["precision"], accelerator)[0] if as_trained else FP32
+    fabric = L.Fabric(accelerator=accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+    classifier = build_classifier(config).eval()
+    if as_trained:
+        set_tf32(settings["precision"], accelerator)
+        compile_network(classifier.evaluated, config)
+    else:
+        classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    images = torch.randn(batch_size, classifier.num_channels, 28, 28, device=fabric.device)
+    model = fabric.setup_module(classifier)
+    model(images).argmax(1).tolist()
+    began, num_images = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < effort.seconds or not num_images:
+        model(images).argmax(1).tolist()
+        num_images += batch_size
+    return num_images / passed

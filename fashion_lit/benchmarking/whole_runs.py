@@ -1,0 +1,110 @@
+"""What `benchmark` measures by training to an end: seconds to an accuracy, and whole recipes.
+
+A run here is one of `fashion-lit train` with everything on: metrics, TensorBoard, checkpoints.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import lightning as L
+from typing_extensions import override
+
+from fashion_lit.benchmarking.contenders import Effort, built_run, configure, plain_seconds_until
+from fashion_lit.benchmarking.timing import Row, kernels_restored
+from fashion_lit.errors import UserError
+from fashion_lit.runs.directory import RunDirectory
+
+REPORT_B_ACCURACY = 0.9381  # its best validation accuracy, after epoch 19 of 20
+RECIPES = {
+    "the default recipe": [],
+    "report B, 20 epochs": ["experiment=report_b"],
+    "report A from scratch, 20 epochs": [
+        "experiment=report_a",
+        "model.pretrained=false",
+        "precision=auto",
+    ],
+}
+
+
+class StopAtAccuracy(L.Callback):
+    """Ends training once val/accuracy reaches `target`, and tells after how many seconds.
+
+    Args:
+        target: in [0, 1].
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.began = time.perf_counter()
+        self.seconds: float | None = None  # until the target; None: not reached
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.callback_metrics["val/accuracy"] >= self.target:
+            self.seconds = time.perf_counter() - self.began
+            trainer.should_stop = True
+
+
+def measure_accuracy(effort: Effort) -> Iterator[Row]:
+    """Seconds until report B's validation accuracy: the default recipe, and report B's as it ran.
+
+    Here a run with everything on, there a plain loop over torchvision's images, both in this
+    device's own precision; validations count. What ends without it counts with all its time: a
+    lower bound. Each run is told on stderr as it ends: a seed of report B's may take an hour.
+    """
+    ours, peer, missed = [], [], {"ours": 0, "peer": 0}
+    for seed in range(max(effort.num_seeds, effort.num_peer_seeds)):
+        for name, race, times, num_seeds in (
+            ("ours", seconds_until, ours, effort.num_seeds),
+            ("peer", plain_seconds_until, peer, effort.num_peer_seeds),
+        ):
+            if seed < num_seeds:
+                overrides = ("precision=auto", f"seed={seed}")
+                with kernels_restored():
+                    seconds, reached = race(effort, REPORT_B_ACCURACY, *overrides)
+                ended = "" if reached else ", ended without it"
+                print(f"seed {seed}, {name}: {seconds:,.1f} s{ended}", file=sys.stderr, flush=True)
+                times.append(seconds)
+                missed[name] += not reached
+    notes = [f"{num} of {name} ended without it" for name, num in missed.items() if num]
+    what = f"until {REPORT_B_ACCURACY:.2%} of validation"
+    peer_name = "report B's recipe in a plain loop"
+    yield Row("accuracy", what, "s", ours, peer, peer_name, "; ".join(notes))
+
+
+def seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
+    """Train until val/accuracy is `target` or the run's end; returns seconds, and whether it is."""
+    with built_run(effort, configure(effort, *overrides)) as (trainer, classifier, datamodule):
+        watch = StopAtAccuracy(target)
+        trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+        trainer.fit(classifier, datamodule)
+        if watch.seconds is not None:
+            return watch.seconds, True
+        return time.perf_counter() - watch.began, False
+
+
+def measure_records(effort: Effort) -> Iterator[Row]:
+    """Whole recipes, each run a process of its own, as typed: seconds, and the test accuracy."""
+    for name, overrides in RECIPES.items():
+        num_seeds = effort.num_seeds if name == "the default recipe" else effort.num_peer_seeds
+        runs = [train_whole(effort, *overrides, f"seed={seed}") for seed in range(num_seeds)]
+        accuracies = [100 * run["test/accuracy"] for run in runs]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if num_seeds > 1 else ""
+        note = f"test {statistics.mean(accuracies):.2f}{spread} %, n = {num_seeds}"
+        yield Row("records", name, "s", [run["seconds"] for run in runs], [], "", note)
+
+
+def train_whole(effort: Effort, *overrides: str) -> dict[str, float]:
+    """Run `fashion-lit train` in a process of its own; returns its metrics."""
+    run = RunDirectory(effort.root / "_".join(("run", *overrides)).replace("=", "-"))
+    place = f'run_dir="{run.path.as_posix()}"'
+    given = [f"data={effort.data}", *overrides, *effort.overrides, place]
+    command = [sys.executable, "-m", "fashion_lit", "train", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise UserError(f"Expected `{' '.join(given)}` to train, but: {lines[-1]}")
+    return run.metrics

@@ -1,0 +1,213 @@
+"""Compose configurations with Hydra, from command-line overrides to plain dicts.
+
+    overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
+    jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved
+
+`schema.check` then tells whether a run can be built from them.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from fashion_lit.config.explain import did_you_mean
+from fashion_lit.config.settings import LOCATION_KEYS, Config
+from fashion_lit.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
+OPTIONAL_GROUPS = ("experiment", "debug")
+SPACES = "search"  # what `fashion-lit search` draws from: not composed either
+SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
+
+
+def prepare_overrides(overrides: Sequence[str]) -> list[str]:
+    """Check and normalise command-line overrides; raises UserError.
+
+    Choices of groups are checked here. Keys are let through, with or without `+`, so that `check`
+    sees and judges them all: any argument of the Trainer may be set without `+`.
+    """
+    prepared = []
+    for text in expand(overrides, SWEEP, SWEEP):
+        override = parse_override(text)
+        key = override.get_key_element().lstrip("+~")
+        if key == SPACES:
+            raise UserError(
+                f"`{key}` holds the spaces of fashion-lit search; type fashion-lit search "
+                f"space={override.get_value_element_as_str()}."
+            )
+        if is_group(key) and not override.is_delete():
+            check_choices(key, override)
+            prepared.append(text.lstrip("+"))
+        elif override.is_delete() or "/" in key or "@" in key:
+            prepared.append(text)
+        else:
+            prepared.append("++" + text.lstrip("+"))
+    return prepared
+
+
+def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
+    """Replace WORD=NAME by what conf/FOLDER/NAME.yaml holds; what is typed beside it comes first.
+
+    Raises UserError for a NAME that has no file.
+    """
+    chosen = [text for text in overrides if text.startswith(f"{word}=")]
+    typed = [text for text in overrides if text not in chosen]
+    keys = {parse_override(text).key_or_group for text in typed}
+    for text in chosen:
+        check_choices(folder, parse_override(text))
+        settings = OmegaConf.load(CONF_DIR / folder / f"{text.partition('=')[2]}.yaml")
+        typed += [f"{key}={value}" for key, value in settings.items() if key not in keys]
+    return typed
+
+
+def is_group(key: str) -> bool:
+    """Whether `key` names a group of conf/, whose value is one of its files."""
+    return "." not in key and (CONF_DIR / key).is_dir()
+
+
+def parse_override(text: str) -> Override:
+    """Parse one `key=value`; raises UserError if it is none."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(
+            f"Expected an override of the form key=value, but got `{text}`; special characters "
+            "need quotes of their own, as in 'run_dir=\"a=b\"', and lists are typed without "
+            "spaces, as in key=[1,2]."
+        ) from None
+
+
+def check_choices(group: str, override: Override) -> None:
+    """Raise UserError unless every value chosen for a config group has its YAML file."""
+    choices = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    if group in OPTIONAL_GROUPS:
+        choices.append("null")
+    if override.is_sweep_override():
+        values = list(override.sweep_string_iterator())
+    else:
+        values = [override.get_value_element_as_str()]
+    for value in values:
+        if value not in choices:
+            raise UserError(
+                f"Expected `{group}` to be one of {', '.join(choices)}, but got {value!r}"
+                f"{did_you_mean(value, choices, f'{group}=') or '.'}"
+            )
+
+
+def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
+    """Compose the configuration of each job of a command, plain and resolved; raises UserError.
+
+    Args:
+        overrides: as `prepare_overrides` returns them.
+        multirun: let `key=a,b` mean two jobs.
+    """
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        if override.is_sweep_override() and not multirun:
+            text = str(override.input_line).lstrip("+")
+            key, _, values = text.partition("=")
+            raise UserError(
+                f"`{text}` holds several values; add -m to run each of them, or write "
+                f"'{key}=[{values}]' if it is one list."
+            )
+    jobs = split_jobs(overrides) if multirun else [list(overrides)]
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return [_compose_job(job) for job in jobs]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(f"{error}".split())) from None
+
+
+def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a multirun: the product of all `key=a,b`."""
+    parsed = [parse_override(text) for text in overrides]
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _compose_job(overrides: list[str]) -> Config:
+    config = compose("train", overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return to_plain(config)
+
+
+def to_plain(config: DictConfig) -> Config:
+    """Resolve a composed configuration to plain dicts, lists, numbers, text and None."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:
+    """Return the recorded settings with what the command line says on top of them.
+
+    A command that chooses groups (model=, experiment=) describes a whole run, so it is taken whole.
+
+    Args:
+        recorded: of a run or a checkpoint.
+        overrides: as `prepare_overrides` returns them.
+        composed: what they mean for a run of its own.
+    """
+    keys = [parse_override(text).key_or_group for text in overrides]
+    if any(is_group(key) for key in keys):
+        return {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
+    amended = copy.deepcopy(recorded)
+    for key in keys:
+        if key.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
+            _set(amended, key, _look_up(composed, key))
+    return amended
+
+
+def _look_up(config: Config, path: str) -> Any:
+    node: Any = config
+    for key in path.split("."):
+        node = node[key] if isinstance(node, dict) and key in node else "absent"
+    return copy.deepcopy(node)
+
+
+def _set(config: Config, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node = config
+    for key in parents:
+        node = node.setdefault(key, {})
+    if value == "absent":
+        node.pop(last, None)
+    else:
+        node[last] = value
+
+
+def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
+    """Raise UserError for what only one run can do, or only a multirun."""
+    given = {o.key_or_group: o for o in map(parse_override, overrides)}
+    if multirun and "run_dir" in given:
+        raise UserError(
+            "`run_dir` is the place of one run; name a multirun by sweep_name=NAME, and its place "
+            "by output_root=DIR."
+        )
+    if not multirun and "sweep_name" in given:
+        raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
+    for key in given:
+        if not multirun and key.split(".")[0] == "launcher":
+            raise UserError(f"`{key}` is about how a multirun starts its jobs; add -m.")
+        if multirun and key.startswith(("hydra/", "hydra.")):
+            raise UserError(
+                f"`{key}` has no effect on a multirun, whose jobs are processes of their own; "
+                "how they start is chosen by launcher=local, parallel or slurm."
+            )
+    if multirun and "test" in given and given["test"].value() is not False:
+        raise UserError(
+            "Expected `test` to be false in a multirun: jobs compare on validation images, and "
+            "the test set is opened once, for the best."
+        )

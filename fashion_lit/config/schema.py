@@ -1,0 +1,233 @@
+"""What a valid configuration is, and one sentence on what is wrong with another one.
+
+The schema is not written down a second time: the keys of `optimizer`, `model.network`, … are the
+keyword-only arguments of the function or class that `name` chooses, with their types and bounds.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, get_type_hints
+
+import lightning as L
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
+
+from fashion_lit.config.explain import did_you_mean, explain
+from fashion_lit.config.settings import Config
+from fashion_lit.data.augment import Augment
+from fashion_lit.data.datamodule import FashionMNISTDataModule, check_val_size
+from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.errors import UserError
+from fashion_lit.models.cnn import CNNClassifier
+from fashion_lit.models.networks import NAMES as NETWORK_NAMES
+from fashion_lit.models.networks import network_class
+from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.models.transfer import TransferClassifier
+
+SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
+CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
+# Trainer arguments that this project sets itself, and what to use instead.
+OWN_TRAINER_KEYS = {
+    "barebones": "trainer.enable_progress_bar=false",
+    "callbacks": "the Python API",
+    "default_root_dir": "run_dir=DIR",
+    "enable_autolog_hparams": "the HPARAMS tab, which is always written",
+    "enable_checkpointing": "the run directory's checkpoints, which are always written",
+    "fast_dev_run": "debug=one_batch",
+    "logger": "TensorBoard, which is always written",
+    "model_registry": "the run directory's checkpoints",
+    "plugins": "precision=, trainer.strategy=",
+    "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
+}
+COMPILE_MODES = ("reduce-overhead", "max-autotune")  # torch.compile's, beside its default
+
+
+def check(config: Config) -> None:
+    """Raise UserError, one sentence with the nearest valid name, unless a run can be built."""
+    validate(config, run_schema(config))
+    check_combinations(config)
+
+
+def validate(config: Config, schema: type[BaseModel]) -> None:
+    """Raise UserError, one sentence with the nearest valid name, unless `config` fits a schema."""
+    try:
+        schema.model_validate_json(json.dumps(config), strict=True)
+    except ValidationError as error:
+        reserved = {f"trainer.{key}": instead for key, instead in OWN_TRAINER_KEYS.items()}
+        raise UserError(explain(error, config, schema, reserved)) from None
+
+
+def run_schema(config: Config) -> type[BaseModel]:
+    """Return the schema of a whole configuration, given the `name` each part chooses."""
+    source = SOURCES[chosen_name(config, "data", SOURCES)]
+    datamodule_fields = keyword_fields(
+        FashionMNISTDataModule, exclude={"augment", "num_channels", "seed"}
+    )
+    classifier = CLASSIFIERS[chosen_name(config, "model", CLASSIFIERS)]
+    classifier_fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
+    if classifier is CNNClassifier:
+        network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
+        network_fields = keyword_fields(network, positional_too=True)
+        classifier_fields["network"] = (named_schema(network_fields), ...)
+    trainer_fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
+    precisions = trainer_fields["precision"][0]
+    trainer_fields["precision"] = (Literal["auto", "tf32"] | precisions, ...)
+    trainer_fields["max_epochs"] = (PositiveInt, ...)
+    trainer_fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
+    return object_schema(
+        seed=(int, Field(ge=0, lt=2**32)),
+        test=(bool, ...),
+        checkpoint=(
+            object_schema(
+                every_minutes=(PositiveFloat, ...), every_steps=(PositiveInt | None, ...)
+            ),
+            ...,
+        ),
+        tensorboard=(
+            object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...)),
+            ...,
+        ),
+        early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
+        ckpt_path=(str | None, ...),
+        output_root=(str, ...),
+        run_dir=(str, ...),
+        sweep_name=(str, ...),
+        launcher=(dict[str, Any], ...),  # no part of a run: `check_launcher` judges it
+        data=(named_schema(keyword_fields(source) | datamodule_fields), ...),
+        model=(named_schema(classifier_fields), ...),
+        augment=(object_schema(**keyword_fields(Augment)), ...),
+        optimizer=(
+            named_schema(keyword_fields(OPTIMIZERS[chosen_name(config, "optimizer", OPTIMIZERS)])),
+            ...,
+        ),
+        scheduler=(
+            named_schema(keyword_fields(SCHEDULERS[chosen_name(config, "scheduler", SCHEDULERS)])),
+            ...,
+        ),
+        trainer=(object_schema(**trainer_fields), ...),
+    )
+
+
+def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
+    """Return the `name` at a dotted path; raises UserError unless it is among `choices`."""
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise UserError(
+            f"Expected `{path}` to be a group of settings, but got {node!r}; choose one by "
+            f"{path.split('.')[0]}=NAME."
+        )
+    name = node.get("name")
+    if name not in choices:
+        raise UserError(
+            f"Expected `{path}.name` to be one of {', '.join(sorted(choices))}, but got {name!r}"
+            f"{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
+        )
+    return str(name)
+
+
+def keyword_fields(
+    function: Callable[..., Any], *, exclude: Collection[str] = (), positional_too: bool = False
+) -> dict[str, tuple[Any, Any]]:
+    """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields.
+
+    With `positional_too`, of those that can be given by position or keyword as well.
+    """
+    hints = get_type_hints(
+        function.__init__ if inspect.isclass(function) else function, include_extras=True
+    )
+    kinds = {inspect.Parameter.KEYWORD_ONLY}
+    if positional_too:
+        kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {
+        name: (
+            hints.get(name, Any),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in kinds and name not in exclude
+    }
+
+
+def object_schema(**fields: tuple[Any, Any]) -> type[BaseModel]:
+    """Return a schema that allows exactly these keys, and no infinite or missing number."""
+    rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    return create_model("Config", __config__=rules, **fields)  # type: ignore[call-overload]
+
+
+def named_schema(fields: dict[str, tuple[Any, Any]]) -> type[BaseModel]:
+    """Return an object schema with a `name` beside the fields."""
+    return object_schema(name=(str, ...), **fields)
+
+
+def check_combinations(config: Config) -> None:
+    """Raise UserError for settings that are fine alone but not together."""
+    data, model, trainer = config["data"], config["model"], config["trainer"]
+    num_epochs = trainer["max_epochs"]
+    num_train = data.get("num_train", FashionMNIST.num_train)
+    if not data["validate_on_test"]:
+        check_val_size(data["val_size"], num_train)
+        num_train -= data["val_size"]
+    if data["batch_size"] > num_train:
+        raise UserError(
+            f"Expected `data.batch_size` to be at most the {num_train:,} images that are trained "
+            f"on, but got {data['batch_size']:,}."
+        )
+    if config["scheduler"].get("warmup_epochs", 0) >= num_epochs:
+        raise UserError(
+            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
+            f"but got {config['scheduler']['warmup_epochs']}."
+        )
+    if config["scheduler"].get("three_phase") and config["scheduler"]["pct_start"] >= 0.5:
+        raise UserError(
+            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
+            f"fall is as long as its rise, but got {config['scheduler']['pct_start']}."
+        )
+    if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
+        raise UserError(
+            "`model.unfreeze_epoch` says when a frozen backbone trains again, but "
+            "model.freeze_backbone is false; set it to true, or leave the epoch out."
+        )
+    if model.get("weights") is not None and not model["pretrained"]:
+        raise UserError(
+            "`model.weights` names a file of pretrained weights, but model.pretrained is false; "
+            "set it to true, or leave the file out."
+        )
+    check_trainer(trainer)
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of `trainer` that are fine alone but not together."""
+    num_epochs = trainer["max_epochs"]
+    if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(
+            f"Expected `trainer.strategy` to be one that starts whole processes, but got "
+            f"{trainer['strategy']!r}, whose results stay in its children; use ddp."
+        )
+    if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
+        raise UserError(
+            f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
+            f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "
+            "write each batch's gradients over the one's before; use trainer.compile=true."
+        )
+    if trainer.get("limit_val_batches") == 0:
+        raise UserError(
+            "Expected `trainer.limit_val_batches` to be more than 0, but got 0: the best "
+            "checkpoint is selected on validation images."
+        )
+    if (trainer.get("check_val_every_n_epoch") or 1) > num_epochs:
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be at most trainer.max_epochs="
+            f"{num_epochs}, but got {trainer['check_val_every_n_epoch']}: the best checkpoint is "
+            "selected on validation images."
+        )

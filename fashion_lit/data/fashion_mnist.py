@@ -1,0 +1,216 @@
+"""The four Fashion-MNIST files: find, download, verify, read.
+
+    train, test = FashionMNIST(root="data").load()
+    train.images.shape  # (60000, 28, 28), uint8
+
+The official gzip files are read directly, after an MD5 check. A missing file is taken from the
+first mirror (a local folder or a URL) that holds a good copy.
+
+Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
+Learning Algorithms", https://arxiv.org/abs/1708.07747
+"""
+
+import gzip
+import hashlib
+import urllib.request
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fashion_lit.data.types import LabelledImages
+from fashion_lit.errors import UserError
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+# TensorBoard nests tags at every slash, and "T-shirt/top" is one class.
+CLASS_TAGS = tuple(name.replace("/", "_").replace(" ", "_") for name in CLASS_NAMES)
+NUM_CLASSES = len(CLASS_NAMES)
+IMAGE_SIZE = 28  # pixels, height and width
+PIXEL_MEAN = 0.2860  # of the 60,000 training images, on a scale of [0, 1]
+PIXEL_STD = 0.3530
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+IS_CHECKOUT = (_REPOSITORY / "pyproject.toml").is_file()
+BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # what relative default paths start from
+TORCHVISION_FOLDER = Path("FashionMNIST", "raw")  # torchvision's layout under the same root
+MIRRORS = (
+    "../shared/data/FashionMNIST/raw",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+
+
+@dataclass(frozen=True)
+class GzipFile:
+    """What is known of an official file: its name, size in bytes, MD5 and number of items."""
+
+    name: str
+    num_bytes: int
+    md5: str
+    num_items: int
+
+
+TRAIN_FILES = (
+    GzipFile("train-images-idx3-ubyte.gz", 26421880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 60000),
+    GzipFile("train-labels-idx1-ubyte.gz", 29515, "25c81989df183df01b3e8a0aad5dffbe", 60000),
+)
+TEST_FILES = (
+    GzipFile("t10k-images-idx3-ubyte.gz", 4422102, "bef4ecab320f06d8554ea6380940ec79", 10000),
+    GzipFile("t10k-labels-idx1-ubyte.gz", 5148, "bb300cfdad3c16e7a12a480ee83cd310", 10000),
+)
+
+
+class FashionMNIST:
+    """The real data set.
+
+    Args:
+        root: folder that holds, or will hold, the four files (directly or in `FashionMNIST/raw`);
+            None: `data/` at the checkout's root (without a checkout, of the current directory).
+        mirrors: local folders (relative ones are seen from the checkout's root) and URLs, tried in
+            order for every file that `root` does not hold.
+    """
+
+    num_train = TRAIN_FILES[0].num_items
+    num_test = TEST_FILES[0].num_items
+
+    def __init__(self, *, root: str | None = None, mirrors: Sequence[str] = MIRRORS) -> None:
+        self.root = Path(root).expanduser().absolute() if root else BASE_DIR / "data"
+        self.mirrors = tuple(mirrors)
+
+    def prepare(self) -> None:
+        """Fetch the missing files. Raises UserError when one is damaged or not to be had."""
+        for file in (*TRAIN_FILES, *TEST_FILES):
+            fetch(file, self.root, self.mirrors)
+
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """Return the 60,000 training and 10,000 test images, fetching what is missing."""
+        self.prepare()
+        return self._read(TRAIN_FILES), self._read(TEST_FILES)
+
+    def _read(self, files: tuple[GzipFile, GzipFile]) -> LabelledImages:
+        images, labels = (fetch(file, self.root, self.mirrors) for file in files)
+        return read_labelled_images(images, labels, num_items=files[0].num_items)
+
+
+def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
+    """Return the path of a verified copy of `file` under `root`, taken from a mirror if need be.
+
+    A file from a mirror is written under a temporary name, verified and renamed, so an interrupted
+    or a second process leaves no half file. Raises UserError when the copy under `root` is damaged
+    (it is never replaced silently), or when no mirror has a good one.
+    """
+    target = root / TORCHVISION_FOLDER / file.name
+    for path in (target, root / file.name):
+        if path.is_file():
+            if problem := find_problem(path, file):
+                raise UserError(f"{path} {problem}; delete it and run again to fetch a good copy.")
+            return path
+    failures = []
+    for mirror in mirrors:
+        try:
+            _fetch_from(mirror, file, target)
+            return target
+        except (OSError, UserError) as error:
+            failures.append(f"  {mirror}: {error}")
+    raise UserError(
+        f"{file.name} is not under {root}, and no mirror has it:\n"
+        + "\n".join(failures or ["  (data.mirrors is empty)"])
+        + f"\nPut the four official .gz files into {target.parent}, or name the folder that holds "
+        "them (data.root=FOLDER), or run without them on drawn images (data=synthetic)."
+    )
+
+
+def find_problem(path: Path, file: GzipFile) -> str | None:
+    """Say what is wrong with the file at `path`, expected against found; None if nothing is."""
+    num_bytes = path.stat().st_size
+    if num_bytes != file.num_bytes:
+        word = "truncated" if num_bytes < file.num_bytes else "too long"
+        return f"is {word}: expected {file.num_bytes:,} bytes, found {num_bytes:,}"
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if md5 != file.md5:
+        return f"is damaged: expected MD5 {file.md5}, found {md5}"
+    return None
+
+
+def _fetch_from(mirror: str, file: GzipFile, target: Path) -> None:
+    """Copy `file` from a folder or URL to `target`; OSError or UserError says why it failed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        if "://" in mirror:
+            _download(f"{mirror.rstrip('/')}/{file.name}", part)
+        else:
+            source = BASE_DIR / Path(mirror).expanduser() / file.name
+            if not source.is_file():
+                raise UserError("no such file")
+            part.write_bytes(source.read_bytes())
+        if problem := find_problem(part, file):
+            raise UserError(f"its copy {problem}")
+        if not target.is_file():  # another process may have been faster
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=30) as response, path.open("wb") as out:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        with tqdm(total=total, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar:
+            while chunk := response.read(1 << 16):
+                bar.update(out.write(chunk))
+
+
+def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> LabelledImages:
+    """Read an images file and its labels file, and check that they fit together."""
+    pixels = read_idx(images, shape=(num_items, IMAGE_SIZE, IMAGE_SIZE))
+    classes = read_idx(labels, shape=(num_items,))
+    if int(classes.max()) >= NUM_CLASSES:
+        raise UserError(
+            f"{labels} holds the label {int(classes.max())}, expected 0 to {NUM_CLASSES - 1}; "
+            "delete it and run again to fetch a good copy."
+        )
+    return LabelledImages(pixels, classes.long())
+
+
+def read_idx(path: Path, *, shape: tuple[int, ...]) -> Tensor:
+    """Read a gzip-compressed IDX file of unsigned bytes as a uint8 tensor of `shape`.
+
+    Raises UserError naming the file, expected and found, if it is no gzip file, or if its magic
+    number, dimensions or length differ. Format: http://yann.lecun.com/exdb/mnist/
+    """
+    way_out = "delete it and run again to fetch a good copy."
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is no complete gzip file ({error}); {way_out}") from None
+    magic = bytes((0, 0, 8, len(shape)))  # 8: unsigned byte; then the number of dimensions
+    if content[:4] != magic:
+        raise UserError(
+            f"{path} has the IDX magic 0x{content[:4].hex()}, expected 0x{magic.hex()}; {way_out}"
+        )
+    header_size = 4 + 4 * len(shape)
+    found_shape = tuple(np.frombuffer(content[4:header_size], dtype=">u4").tolist())
+    if found_shape != shape:
+        raise UserError(f"{path} has the size {found_shape}, expected {shape}; {way_out}")
+    if len(content) - header_size != np.prod(shape):
+        raise UserError(
+            f"{path} holds {len(content) - header_size:,} bytes of data, "
+            f"expected {np.prod(shape):,}; {way_out}"
+        )
+    return torch.frombuffer(bytearray(content[header_size:]), dtype=torch.uint8).view(shape)

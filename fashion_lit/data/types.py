@@ -1,0 +1,29 @@
+"""What the data looks like: images, labels, batches, and where images come from."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float32, labels (B,) int64
+
+
+class LabelledImages(NamedTuple):
+    """Images (N, 28, 28) uint8 in 0..255 and their labels (N,) int64 in 0..9."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class ImageSource(Protocol):
+    """Where images come from: FashionMNIST or SyntheticGarments."""
+
+    num_train: int
+    num_test: int
+
+    def prepare(self) -> None:
+        """Fetch what is missing; called in one process per machine."""
+        ...
+
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """Return the training (before the split) and the test images."""
+        ...

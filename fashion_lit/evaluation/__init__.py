@@ -1,0 +1,1 @@
+"""Predictions to numbers, figures and words; nothing here knows a run."""

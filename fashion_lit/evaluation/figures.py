@@ -1,0 +1,136 @@
+"""The figures of an evaluation: curves, pictures with what a model says of them, calibration."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fashion_lit.evaluation.curves import Curve
+from fashion_lit.evaluation.scores import Bin
+
+RIGHT, WRONG = "#1a7f37", "#b42318"  # green, red
+TRAIN, VAL = "tab:blue", "tab:orange"
+COLUMNS = 6  # of a wall of pictures
+PICTURE, CAPTION, GAP = 112, 34, 4  # pixels of the wall: height and width, room above, beside
+PITCH = (PICTURE + CAPTION + GAP, PICTURE + 4 * GAP)  # of rows and columns
+
+
+def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
+    """Draw loss and accuracy of training and validation, and the learning rate, over epochs.
+
+    Args:
+        curves: by TensorBoard's tags; what is missing is left out.
+        num_epochs: that the curves' last step stands for.
+    """
+    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 3)
+    last_step = max((curve[-1][0] + 1 for curve in curves.values() if curve), default=1)
+    for axes, name in zip(panels[:2], ("loss", "accuracy"), strict=True):
+        for split, color in (("train", TRAIN), ("val", VAL)):
+            _plot(axes, curves.get(f"{split}/{name}", []), num_epochs / last_step, color, split)
+        axes.set_title(name)
+        axes.legend()
+    _plot(panels[2], curves.get("train/lr", []), num_epochs / last_step, "tab:green", "lr")
+    panels[2].set_title("learning rate")
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _plot(axes: Axes, curve: Curve, epochs_of_step: float, color: str, label: str) -> None:
+    marker = "." if len(curve) <= 50 else ""
+    x = [(step + 1) * epochs_of_step for step, _ in curve]
+    axes.plot(x, [value for _, value in curve], color=color, label=label, marker=marker)
+
+
+def pictures_figure(
+    images: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Draw images with their true class, what is said of them instead, and how surely.
+
+    Args:
+        images: (N, H, W), uint8 or in [0, 1].
+        labels: (N,) int64.
+        probabilities: (N, C).
+        class_names: C names.
+        title: above all.
+    """
+    confidence, predicted = probabilities.max(1)
+    num_rows = max(1, -(-len(images) // COLUMNS))
+    width, height, above = 1.75 * COLUMNS, 2.05 * num_rows, 0.4 if title else 0.0  # inches
+    figure = Figure(figsize=(width, height + above), dpi=100)
+    # One wall of pictures: axes and a layout of its own for each would take ten times as long.
+    axes = figure.add_axes((0, 0, 1, height / (height + above)))
+    axes.set_axis_off()
+    wall = torch.zeros(num_rows * PITCH[0], COLUMNS * PITCH[1])
+    for place, image in enumerate(images.float()):
+        top, left = PITCH[0] * (place // COLUMNS) + CAPTION, PITCH[1] * (place % COLUMNS) + 2 * GAP
+        low, high = image.aminmax()
+        tile = F.interpolate(((image - low) / (high - low).clamp(min=1e-9))[None, None], PICTURE)
+        wall[top : top + PICTURE, left : left + PICTURE] = tile[0, 0]
+        label, guess = int(labels[place]), int(predicted[place])
+        sure = f"{100 * float(confidence[place]):.0f} %"
+        right = label == guess
+        told = class_names[label] if right else f"{class_names[label]}\n→ {class_names[guess]}"
+        told = f"{told}\n{sure}" if right else f"{told} {sure}"
+        color = RIGHT if right else WRONG
+        middle = left + PICTURE / 2
+        axes.text(middle, top - GAP, told, color=color, fontsize=9, ha="center", va="bottom")
+    axes.imshow(wall.numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def surest_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the indices of at most `count` mistakes, the most confident first: int64."""
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    order = confidence[wrong].argsort(descending=True, stable=True)
+    return wrong[order[:count]]
+
+
+def example_grid(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the indices of `count` images for a grid, int64: two thirds as they come, some wrong.
+
+    The first images of the split, with its first mistakes in place of the last third, in order.
+    """
+    wrong = (predicted != labels).nonzero()[: count // 3, 0]
+    right = (predicted == labels).nonzero()[: count - len(wrong), 0]
+    return torch.cat([right, wrong]).sort().values
+
+
+def reliability_figure(bins: Sequence[Bin]) -> Figure:
+    """Draw accuracy over confidence: on the diagonal, a model is as sure as it should be."""
+    figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="as sure as right")
+    x = [b.confidence for b in bins]
+    upper.plot(x, [b.accuracy for b in bins], "o-", color=TRAIN)
+    upper.set_ylabel("accuracy")
+    upper.legend()
+    lower.bar(x, [b.num_images for b in bins], width=0.04, color=TRAIN)
+    lower.set_yscale("log")
+    lower.set_ylabel("images")
+    lower.set_xlabel("confidence")
+    return figure
+
+
+def coverage_figure(kept: Tensor, accuracy: Tensor) -> Figure:
+    """Draw the accuracy on the surest images, over the share of images that are kept, (N,) each."""
+    figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    first = max(1, len(kept) // 100)  # the first per cent jumps from image to image
+    axes.plot(kept[first - 1 :].numpy(), accuracy[first - 1 :].numpy(), color=TRAIN)
+    axes.set_xlabel("share of images answered, the surest first")
+    axes.set_ylabel("accuracy on them")
+    axes.grid(alpha=0.3)
+    return figure

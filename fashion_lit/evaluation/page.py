@@ -1,0 +1,288 @@
+"""Write an evaluation into a directory: report.html, and its parts as files.
+
+    write_report(Path("runs/first/report"), evaluation)
+
+report.html is self-contained: figures are embedded, nothing is fetched.
+"""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
+from fashion_lit.evaluation.curves import Curve
+from fashion_lit.evaluation.figures import (
+    coverage_figure,
+    curves_figure,
+    example_grid,
+    pictures_figure,
+    reliability_figure,
+    surest_mistakes,
+)
+from fashion_lit.evaluation.narrative import describe, describe_fit, percent
+from fashion_lit.evaluation.predictions import Predictions, Split
+from fashion_lit.evaluation.reference import REPORTS
+from fashion_lit.evaluation.scores import Scores, coverage_curve
+from fashion_lit.evaluation.tables import classification_report, confusion_matrix_figure
+from fashion_lit.files import write_atomically
+
+TEMPLATE = Path(__file__).parent / "report.html"
+SPLIT_NAMES = {"val": "validation images", "test": "test images"}
+NUM_PICTURES = 24
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model, or an ensemble, on one split.
+
+    Args:
+        name: of the model.
+        split: "val" or "test".
+        predictions: of every image.
+        scores: of the predictions.
+    """
+
+    name: str
+    split: Split
+    predictions: Predictions
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a report shows.
+
+    Args:
+        title: of the page.
+        subtitle: what the model is.
+        main: the result that the page is about.
+        results: all of them, members of an ensemble included.
+        notices: what to know before reading.
+        curves: by TensorBoard's tags; {} for an ensemble.
+        num_epochs: that the curves stand for.
+        settings: of the run, as text.
+        with_references: whether the reports' figures are comparable: the real test set.
+    """
+
+    title: str
+    subtitle: str
+    main: Result
+    results: Sequence[Result]
+    notices: Sequence[str] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    num_epochs: float = 1
+    settings: str = ""
+    with_references: bool = False
+
+
+def write_report(output: Path, evaluation: Evaluation) -> None:
+    """Write all files of a report into a directory, which is made if it is missing."""
+    output.mkdir(parents=True, exist_ok=True)
+    scores = evaluation.main.scores
+    table = classification_report(scores.confusion, CLASS_NAMES)
+    write_atomically(output / "classification_report.txt", table)
+    write_atomically(output / "classification_report.csv", class_table(scores))
+    metrics: dict[str, float] = {}
+    for result in evaluation.results:  # the page's own model's have no prefix
+        prefix = "" if result.name == evaluation.main.name else f"{result.name}/"
+        metrics |= {prefix + key: value for key, value in flat_metrics(result).items()}
+    write_atomically(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    figures = {name: png(figure) for name, figure in draw(evaluation).items()}
+    for name, data in figures.items():
+        (output / f"{name}.png").write_bytes(data)
+    write_atomically(output / "report.html", page(evaluation, figures))
+
+
+def flat_metrics(result: Result) -> dict[str, float]:
+    """Return a result's numbers by name, "test/f1/Shirt", named as in a run's metrics.json."""
+    scores, split = result.scores, result.split
+    numbers: dict[str, float] = {
+        "accuracy": scores.accuracy,
+        "accuracy_low": scores.interval[0],
+        "accuracy_high": scores.interval[1],
+        "log_loss": scores.log_loss,
+        "calibration_error": scores.calibration_error,
+        "mean_confidence": scores.mean_confidence,
+    }
+    for kind in ("macro", "weighted"):
+        for name, value in zip(("precision", "recall", "f1"), scores.averages(kind), strict=True):
+            numbers[f"{kind}_{name}"] = value
+    for i, tag in enumerate(CLASS_TAGS):
+        for column in ("precision", "recall", "f1"):
+            if bool(scores.present[i]):
+                numbers[f"{column}/{tag}"] = float(getattr(scores.classes, column)[i])
+    return {f"{split}/{key}": value for key, value in numbers.items()}
+
+
+def class_table(scores: Scores) -> str:
+    """Return the scores by class as CSV, with every digit; a class without images has none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["class", "precision", "recall", "f1", "support"])
+    for i, name in enumerate(CLASS_NAMES):
+        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
+        values = [float(c[i]) if bool(scores.present[i]) else "" for c in columns]
+        writer.writerow([name, *values, int(scores.classes.support[i])])
+    for kind in ("macro", "weighted"):
+        writer.writerow([f"{kind} avg", *scores.averages(kind), scores.num_images])
+    return buffer.getvalue()
+
+
+def draw(evaluation: Evaluation) -> dict[str, Figure]:
+    """Return the figures, by the names of their files."""
+    predictions, scores = evaluation.main.predictions, evaluation.main.scores
+    labels, probabilities = predictions.labels, predictions.probabilities
+    figures = {"confusion_matrix": confusion_matrix_figure(scores.confusion, CLASS_NAMES)}
+    if evaluation.curves:
+        figures["curves"] = curves_figure(evaluation.curves, evaluation.num_epochs)
+    chosen = {
+        "predictions": example_grid(predictions.predicted, labels, NUM_PICTURES),
+        "mistakes": surest_mistakes(probabilities, labels, NUM_PICTURES),
+    }
+    for name, indices in chosen.items():
+        if len(indices):
+            shown = (predictions.images[indices], labels[indices], probabilities[indices])
+            figures[name] = pictures_figure(*shown, CLASS_NAMES)
+    figures["reliability"] = reliability_figure(scores.bins)
+    kept, accuracy = coverage_curve(predictions.confidence, predictions.correct)
+    figures["coverage"] = coverage_figure(kept, accuracy)
+    return figures
+
+
+def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
+    """Return the HTML page."""
+    main = evaluation.main
+    references = REPORTS if evaluation.with_references and main.split == "test" else ()
+    sections = [
+        ("Confusions", {"confusion_matrix": "counts, and shares of the true class, in rows"}),
+        ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
+        (
+            "Confidence",
+            {
+                "reliability": "how right the model is where it is how sure",
+                "coverage": "accuracy, if only the surest images are answered",
+            },
+        ),
+        ("Predictions", {"predictions": "the first images and the first mistakes among them"}),
+        (
+            "The surest mistakes",
+            {"mistakes": "true class → what the model says; some are errors of the labels"},
+        ),
+    ]
+    drawn = [
+        {
+            "title": title,
+            "parts": [
+                {
+                    "caption": caption,
+                    "data": base64.b64encode(figures[name]).decode(),
+                    "wide": len(parts) == 1,  # scrolls on a phone
+                }
+                for name, caption in parts.items()
+                if name in figures
+            ],
+        }
+        for title, parts in sections
+    ]
+    return (
+        jinja2.Environment(autoescape=True, trim_blocks=True)
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            title=evaluation.title,
+            subtitle=evaluation.subtitle,
+            notices=evaluation.notices,
+            numbers=headline(main),
+            sentences=sentences(evaluation),
+            rows=[result_row(result) for result in evaluation.results],
+            split_name=SPLIT_NAMES[main.split],
+            classes=class_rows(main.scores, references),
+            reference_names=[reference.name for reference in references],
+            reference_notes="; ".join(f"{r.name}: {r.protocol}" for r in references),
+            figures=[section for section in drawn if section["parts"]],
+            settings=evaluation.settings,
+        )
+    )
+
+
+def sentences(evaluation: Evaluation) -> list[str]:
+    """Return what the numbers say, in words."""
+    main = evaluation.main
+    told = describe(main.scores, main.split, CLASS_NAMES)
+    if fit := describe_fit(evaluation.curves):
+        told.append(fit)
+    kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)
+    place = max(0, round(0.9 * len(kept)) - 1)
+    told.append(f"On the surest 90 % of the images, accuracy is {percent(float(accuracy[place]))}.")
+    if evaluation.with_references and main.split == "test":
+        for reference in REPORTS:
+            gap = 100 * (main.scores.accuracy - reference.accuracy)
+            where = "above" if gap >= 0 else "below"
+            told.append(
+                f"Accuracy is {abs(gap):.2f} points {where} {reference.name}'s "
+                f"{percent(reference.accuracy)} ({reference.protocol})."
+            )
+    return told
+
+
+def headline(result: Result) -> list[tuple[str, str]]:
+    """Return the page's first numbers, by name."""
+    scores = result.scores
+    return [
+        (f"accuracy, {SPLIT_NAMES[result.split]}", percent(scores.accuracy)),
+        ("95 % interval", " to ".join(f"{100 * end:.2f}" for end in scores.interval)),
+        ("macro F1", macro_f1(scores)),
+        ("calibration error", percent(scores.calibration_error)),
+    ]
+
+
+def macro_f1(scores: Scores) -> str:
+    """Write macro F1, if every class has images."""
+    return f"{scores.averages('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
+
+
+def result_row(result: Result) -> list[str]:
+    """Return one model's row of the table of all results."""
+    scores = result.scores
+    return [
+        result.name,
+        SPLIT_NAMES[result.split],
+        percent(scores.accuracy),
+        " to ".join(f"{100 * end:.2f}" for end in scores.interval),
+        macro_f1(scores),
+        f"{scores.log_loss:.4f}",
+        percent(scores.calibration_error),
+    ]
+
+
+def class_rows(scores: Scores, references: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return each class's row: scores, and the reports' F1 with the difference in points."""
+    rows = []
+    for i, name in enumerate(CLASS_NAMES):
+        known = bool(scores.present[i])
+        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
+        cells = [f"{float(column[i]):.3f}" if known else UNKNOWN for column in columns]
+        told = []
+        for reference in references:
+            f1 = reference.classes[name][2]
+            gap = round(float(scores.classes.f1[i]) - f1, 3)
+            text = f"{'+' if gap > 0 else '−' if gap < 0 else ''}{abs(gap):.3f}"
+            told.append((f"{f1:.3f}", text if known else UNKNOWN))
+        cells.append(f"{int(scores.classes.support[i]):,}")
+        rows.append({"name": name, "cells": cells, "references": told})
+    return rows
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

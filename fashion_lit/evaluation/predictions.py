@@ -1,0 +1,59 @@
+"""What models say of the images of a split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fashion_lit.errors import UserError
+
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of each image of a split.
+
+    Args:
+        probabilities: (N, 10) float32, each row adds up to 1.
+        labels: (N,) int64.
+        images: (N, 28, 28) uint8.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    images: Tensor
+
+    @property
+    def predicted(self) -> Tensor:
+        """The likeliest class of each image: (N,) int64."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def correct(self) -> Tensor:
+        """Which images are recognised: (N,) bool."""
+        return self.predicted == self.labels
+
+    @property
+    def confidence(self) -> Tensor:
+        """The likeliest class's probability: (N,) float32."""
+        return self.probabilities.max(1).values
+
+
+def same_images(members: Sequence[Predictions]) -> None:
+    """Raise UserError unless all predictions are of the same images, in the same order."""
+    for other in members[1:]:
+        if not torch.equal(members[0].images, other.images):
+            raise UserError(
+                "Expected runs on the same images, but their data differ (data.name, "
+                "data.split_seed, data.val_size, …); evaluate them one by one."
+            )
+
+
+def ensemble(members: Sequence[Predictions]) -> Predictions:
+    """Return the mean of the members' probabilities; raises UserError unless they saw the same."""
+    same_images(members)
+    mean = torch.stack([member.probabilities for member in members]).mean(0)
+    return Predictions(mean, members[0].labels, members[0].images)

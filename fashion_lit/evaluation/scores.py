@@ -1,0 +1,144 @@
+"""What predictions are worth: probabilities (N, C) and labels (N,) in, numbers out.
+
+scores = score(probabilities, labels, CLASS_NAMES)
+scores.accuracy, scores.interval, scores.confusions[0]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from fashion_lit.evaluation.metrics import ClassScores, class_scores, confusion_matrix
+from fashion_lit.evaluation.statistics import wilson_interval
+
+NUM_BINS = 15  # of confidence, for calibration: Guo et al. 2017
+
+
+class Confusion(NamedTuple):
+    """How often two classes are taken for each other, counts of images."""
+
+    first: str
+    second: str
+    first_as_second: int
+    second_as_first: int
+
+
+class Bin(NamedTuple):
+    """The images whose confidence lies in one of NUM_BINS equal bins; means in [0, 1]."""
+
+    confidence: float
+    accuracy: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything a report says of one split.
+
+    Args:
+        num_images: N.
+        accuracy: in [0, 1].
+        interval: its 95 % interval, Wilson's.
+        classes: per class.
+        confusion: counts (C, C), true classes in rows.
+        log_loss: mean negative log-likelihood of the true class, in nats.
+        calibration_error: expected, in [0, 1], NUM_BINS bins.
+        mean_confidence: mean of each image's largest probability.
+        bins: of confidence, those that hold images.
+        confusions: pairs of classes, the most frequent first; none that never happens.
+    """
+
+    num_images: int
+    accuracy: float
+    interval: tuple[float, float]
+    classes: ClassScores
+    confusion: Tensor
+    log_loss: float
+    calibration_error: float
+    mean_confidence: float
+    bins: Sequence[Bin]
+    confusions: Sequence[Confusion]
+
+    @property
+    def present(self) -> Tensor:
+        """Which classes have true images: (C,) bool."""
+        return self.classes.support > 0
+
+    def averages(self, kind: str) -> tuple[float, float, float]:
+        """Return precision, recall and F1, averaged over classes: "macro", or "weighted"."""
+        columns = torch.stack([self.classes.precision, self.classes.recall, self.classes.f1])
+        if kind == "macro":
+            averages = columns.mean(1)
+        else:
+            averages = (columns * self.classes.support.double()).sum(1) / self.num_images
+        precision, recall, f1 = averages.tolist()
+        return precision, recall, f1
+
+
+def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> Scores:
+    """Score predictions: probabilities (N, C) that add up to 1, labels (N,) int64."""
+    probabilities = probabilities.double()
+    confidence, predicted = probabilities.max(1)
+    num_classes = len(class_names)
+    confusion = confusion_matrix(predicted, labels, num_classes)
+    correct = predicted == labels
+    num_images = len(labels)
+    error = multiclass_calibration_error(
+        probabilities, labels, num_classes=num_classes, n_bins=NUM_BINS, norm="l1"
+    )
+    # Of a probability that rounds to 0 the logarithm would be infinite.
+    tiny = torch.finfo(torch.float32).tiny
+    likelihood = probabilities.gather(1, labels[:, None]).clamp(min=tiny)
+    return Scores(
+        num_images=num_images,
+        accuracy=float(correct.double().mean()),
+        interval=wilson_interval(int(correct.sum()), num_images),
+        classes=class_scores(confusion),
+        confusion=confusion,
+        log_loss=float(-likelihood.log().mean()),
+        calibration_error=float(error),
+        mean_confidence=float(confidence.mean()),
+        bins=confidence_bins(confidence, correct),
+        confusions=confused_pairs(confusion, class_names),
+    )
+
+
+def confidence_bins(confidence: Tensor, correct: Tensor) -> list[Bin]:
+    """Group images by confidence (N,) into equal bins: a reliability diagram's points."""
+    edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
+    places = torch.bucketize(confidence, edges[1:-1])
+    bins = []
+    for place in range(NUM_BINS):
+        members = places == place
+        if num_images := int(members.sum()):
+            mean_confidence, share = (
+                float(v[members].double().mean()) for v in (confidence, correct)
+            )
+            bins.append(Bin(mean_confidence, share, num_images))
+    return bins
+
+
+def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[Confusion]:
+    """List the pairs of classes that are taken for each other, the most frequent first.
+
+    The class that is mistaken more often comes first in its pair.
+    """
+    counts = confusion.long().tolist()
+    pairs = []
+    for i in range(len(class_names)):
+        for j in range(i + 1, len(class_names)):
+            a, b = (i, j) if counts[i][j] >= counts[j][i] else (j, i)
+            if counts[a][b]:
+                pairs.append(Confusion(class_names[a], class_names[b], counts[a][b], counts[b][a]))
+    return sorted(pairs, key=lambda p: -(p.first_as_second + p.second_as_first))
+
+
+def coverage_curve(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the share of images kept, (N,), and the accuracy on them, the surest first."""
+    hits = correct[confidence.argsort(descending=True, stable=True)].double().cumsum(0)
+    kept = torch.arange(1, len(hits) + 1, dtype=torch.float64)
+    return kept / len(hits), hits / kept

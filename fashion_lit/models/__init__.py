@@ -1,0 +1,1 @@
+"""Networks, and the two LightningModules that train them."""

@@ -1,0 +1,51 @@
+"""CNNClassifier: a network of `fashion_lit/models/networks/`, trained from scratch."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from fashion_lit.models.classifier import (
+    PLAIN_OPTIMIZER,
+    PLAIN_SCHEDULER,
+    ClassWeights,
+    Decay,
+    ImageClassifier,
+    LabelSmoothing,
+)
+from fashion_lit.models.networks import network_class
+
+
+@final
+class CNNClassifier(ImageClassifier):
+    """Images (B, 1, H, W) -> logits (B, 10), over the network that `network` names.
+
+    Args:
+        network: {"name": a file of `fashion_lit/models/networks/`, and its class's arguments}.
+        label_smoothing: see ImageClassifier.
+        class_weights: see ImageClassifier.
+        ema_decay: see ImageClassifier.
+        optimizer: see ImageClassifier.
+        scheduler: see ImageClassifier.
+    """
+
+    num_channels = 1
+
+    def __init__(
+        self,
+        *,
+        network: Mapping[str, Any],
+        label_smoothing: LabelSmoothing = 0.0,
+        class_weights: ClassWeights = None,
+        ema_decay: Decay = None,
+        optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
+        scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
+    ) -> None:
+        arguments = dict(network)
+        super().__init__(
+            network_class(arguments.pop("name"))(**arguments),
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            ema_decay=ema_decay,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+        self.save_hyperparameters()

@@ -1,0 +1,31 @@
+"""One network per file: images (B, 1, H, W) float -> logits (B, 10).
+
+The network `my_net` is the last class of `my_net.py`, after its building blocks; a YAML in
+`conf/model/` that says `network: {name: my_net, …}` makes it `fashion-lit train model=my_net`.
+"""
+
+import pkgutil
+from importlib import import_module
+
+from torch import nn
+
+from fashion_lit.errors import UserError
+
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """Return the network class of `networks/<name>.py`; `name` is one of NAMES.
+
+    Raises UserError if the file defines no network.
+    """
+    module = import_module(f"{__name__}.{name}")
+    classes = [item for item in vars(module).values() if isinstance(item, type)]
+    own = [item for item in classes if item.__module__ == module.__name__]  # not imported ones
+    networks = [item for item in own if issubclass(item, nn.Module)]
+    if not networks:
+        raise UserError(
+            f"Expected fashion_lit/models/networks/{name}.py to define a network, a torch.nn.Module, as "
+            "its last class, but it defines none."
+        )
+    return networks[-1]

@@ -1,0 +1,95 @@
+"""Report B's network: three double convolutions and a four-layer head, 2,493,514 parameters.
+
+93.72 % test accuracy in the report, after 20 epochs of AdamW with OneCycleLR (experiment=report_b).
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fashion_lit.data.augment import Probability
+from fashion_lit.data.fashion_mnist import NUM_CLASSES
+
+
+def double_convolution(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
+    """Two 3x3 convolutions, then half the height and width."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+    )
+
+
+def dense(in_features: int, out_features: int, dropout: float) -> nn.Sequential:
+    """A linear layer with batch normalisation, ReLU and dropout."""
+    return nn.Sequential(
+        nn.Linear(in_features, out_features),
+        nn.BatchNorm1d(out_features),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+    )
+
+
+def mean_bins(x: Tensor, size: int) -> Tensor:
+    """Average (B, C, H, W) over bins to (B, C, size, size), as adaptive average pooling does.
+
+    The identity where there are as many pixels. CUDA has no deterministic backward pass of
+    nn.AdaptiveAvgPool2d.
+    """
+    height, width = x.shape[2:]
+    if (height, width) == (size, size):
+        return x
+    rows = [
+        torch.stack([x[:, :, r, c].mean((2, 3)) for c in bins(width, size)], dim=2)
+        for r in bins(height, size)
+    ]
+    return torch.stack(rows, dim=2)
+
+
+def bins(length: int, number: int) -> list[slice]:
+    """Cut 0..length into so many slices, of equal length but for a pixel that two may share."""
+    return [slice(i * length // number, -(-(i + 1) * length // number)) for i in range(number)]
+
+
+class ReportCNN(nn.Module):
+    """Images (B, 1, H, W) -> logits (B, 10).
+
+    Args:
+        block_dropout: dropout after each of the three convolution blocks.
+        head_dropouts: dropout after each of the head's three hidden layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_dropout: Probability = 0.25,
+        head_dropouts: tuple[Probability, Probability, Probability] = (0.5, 0.5, 0.3),
+    ) -> None:
+        super().__init__()
+        self.block1 = double_convolution(1, 64, block_dropout)
+        self.block2 = double_convolution(64, 128, block_dropout)
+        self.block3 = double_convolution(128, 256, block_dropout)
+        self.pool = partial(mean_bins, size=3)  # the identity at 28 px; lets other sizes through
+        self.flatten = nn.Flatten()
+        self.dense1 = dense(256 * 3 * 3, 512, head_dropouts[0])
+        self.dense2 = dense(512, 256, head_dropouts[1])
+        self.dense3 = dense(256, 128, head_dropouts[2])
+        self.output = nn.Linear(128, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits; the report's softmax belongs to the loss."""
+        x = self.block1(images)  # (B, 64, 14, 14) at 28 px
+        x = self.block2(x)  # (B, 128, 7, 7)
+        x = self.block3(x)  # (B, 256, 3, 3)
+        x = self.pool(x)
+        x = self.flatten(x)  # (B, 2304)
+        x = self.dense1(x)
+        x = self.dense2(x)
+        x = self.dense3(x)
+        return self.output(x)

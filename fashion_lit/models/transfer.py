@@ -1,0 +1,152 @@
+"""TransferClassifier: a torchvision ResNet with a new head, report A's way.
+
+The weights come from torchvision's own download or from a file, and only when a fit starts:
+rebuilding a classifier from a checkpoint needs neither.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+from urllib.parse import urlsplit
+
+import torch
+import torchvision
+from pydantic import NonNegativeInt
+from torch import Tensor, nn
+
+from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.errors import UserError
+from fashion_lit.models.classifier import (
+    PLAIN_OPTIMIZER,
+    PLAIN_SCHEDULER,
+    ClassWeights,
+    Decay,
+    ImageClassifier,
+    LabelSmoothing,
+)
+
+HEAD = "fc."  # what the keys of a ResNet's last layer begin with
+STEM = "conv1."
+
+
+def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
+    """Return the state dict of an ImageNet `backbone`, from the file `weights` or by download.
+
+    Raises UserError, saying where to put which file, if neither can be had.
+    """
+    if weights is not None:
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen kinds for a bad file
+            raise UserError(
+                f"Expected `model.weights` to be a state dict that torch.save wrote, but {weights} "
+                f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
+            ) from None
+        if not isinstance(state, dict):
+            raise UserError(
+                f"Expected `model.weights` to hold a state dict, but {weights} holds a "
+                f"{type(state).__name__}."
+            )
+        return state
+    entry: Any = torchvision.models.get_model_weights(backbone)["DEFAULT"]
+    try:
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:  # no network, or a damaged file
+        file_name = Path(urlsplit(entry.url).path).name
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"The ImageNet weights {file_name} could not be downloaded ({error}); put that file "
+            f"into {folder}, or give its path as model.weights=FILE, or start from scratch with "
+            "model.pretrained=false."
+        ) from None
+
+
+@final
+class TransferClassifier(ImageClassifier):
+    """Images (B, 3, H, W) -> logits (B, 10), over a torchvision ResNet whose `fc` is replaced.
+
+    Args:
+        backbone: the torchvision model: the ResNet family, which ends in `fc`.
+        pretrained: start from ImageNet weights.
+        weights: file with these weights; None: torchvision's download.
+        reinit_stem: create `conv1` anew, so that the stem starts from scratch, as report A does.
+        freeze_backbone: train the new layers only; batch statistics stay as they are, too.
+        unfreeze_epoch: epoch (from 0) from which a frozen backbone trains as well; None: never.
+        label_smoothing: see ImageClassifier.
+        class_weights: see ImageClassifier.
+        ema_decay: see ImageClassifier.
+        optimizer: see ImageClassifier.
+        scheduler: see ImageClassifier.
+    """
+
+    num_channels = 3
+
+    def __init__(
+        self,
+        *,
+        backbone: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"] = "resnet18",
+        pretrained: bool = True,
+        weights: str | None = None,
+        reinit_stem: bool = False,
+        freeze_backbone: bool = False,
+        unfreeze_epoch: NonNegativeInt | None = None,
+        label_smoothing: LabelSmoothing = 0.0,
+        class_weights: ClassWeights = None,
+        ema_decay: Decay = None,
+        optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
+        scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
+    ) -> None:
+        network: Any = torchvision.models.get_model(backbone, weights=None)
+        network.fc = nn.Linear(network.fc.in_features, NUM_CLASSES)
+        super().__init__(
+            network,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+            ema_decay=ema_decay,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+        self.save_hyperparameters()
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.weights = weights
+        self.freeze_backbone = freeze_backbone
+        self.unfreeze_epoch = unfreeze_epoch
+        # what starts from scratch: kept from the random start, trained while the rest is frozen
+        self.new_layers = (HEAD, STEM) if reinit_stem else (HEAD,)
+
+    def setup(self, stage: str) -> None:
+        """Load the pretrained weights when a fit starts from the beginning."""
+        if stage == "fit" and self.pretrained and self.trainer.ckpt_path is None:
+            self.copy_weights(load_pretrained(self.backbone, self.weights))
+
+    def copy_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Copy all but the new layers. Raises UserError if `state` is of another architecture."""
+        own = self.network.state_dict()
+        wanted = {key for key in own if not key.startswith(self.new_layers)}
+        misfits = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
+        if misfits:
+            raise UserError(
+                f"Expected the weights of a {self.backbone}, but {len(misfits)} of its "
+                f"{len(wanted)} tensors are missing or of another shape (one is {min(misfits)!r}); "
+                "check model.weights and model.backbone."
+            )
+        self.network.load_state_dict({key: state[key] for key in wanted}, strict=False)
+
+    def on_train_start(self) -> None:
+        """Freeze or unfreeze also where a resumed epoch skips its start."""
+        self._freeze()
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or unfreeze the backbone, as a function of the epoch alone."""
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if not self.freeze_backbone:
+            return
+        unfreeze_epoch = self.unfreeze_epoch
+        frozen = unfreeze_epoch is None or self.current_epoch < unfreeze_epoch
+        for name, child in self.network.named_children():
+            if not f"{name}.".startswith(self.new_layers):
+                child.requires_grad_(not frozen)
+                child.train(not frozen)

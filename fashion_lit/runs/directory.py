@@ -1,0 +1,195 @@
+"""A run is a directory: its configuration, status, metrics and checkpoints.
+
+    run = RunDirectory(Path("runs/first"))
+    with run.lock():
+        run.create(config)
+        run.write_status("running")
+        run.write_metrics({"val/accuracy": 0.94})
+
+It knows files only, not how they come about.
+"""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from fashion_lit.errors import UserError
+from fashion_lit.files import PART_PATTERN, read_text, write_atomically
+
+EVENT_FILES = "events.out.tfevents.*"
+
+State = Literal["running", "interrupted", "failed", "pruned", "finished"]
+
+
+class RunDirectory:
+    """The files of one run; never shared by two configurations.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.status_file = path / "status.json"
+        self.metrics_file = path / "metrics.json"
+        self.lock_file = path / ".lock"
+        self.checkpoint_dir = path / "checkpoints"
+        self.best_checkpoint = self.checkpoint_dir / "best.ckpt"
+        self.last_checkpoint = self.checkpoint_dir / "last.ckpt"
+        self.previous_checkpoint = (
+            self.checkpoint_dir / "previous.ckpt"
+        )  # the last one's forerunner
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process out of the directory, which is made if it is missing.
+
+        The lock is the operating system's, so it ends with its process, however that ends. Raises
+        UserError if another process has it, or if the directory holds what is no run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            files = [p for p in self.path.iterdir() if not p.match(PART_PATTERN)]
+            foreign = [p for p in files if p != self.lock_file]
+            if foreign and not self.config_file.exists():
+                raise UserError(
+                    f"Expected `run_dir` to be a new or empty directory, or a run's, but "
+                    f"{self.path} holds other files; choose another."
+                )
+            lock = FileLock(self.lock_file, timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"Expected a run that nobody trains, but {self._holder()} is training in "
+                f"{self.path}; wait for it, or stop it."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it offers no file locks"
+            raise UserError(
+                f"Expected a run directory that can be written, but {self.path} cannot "
+                f"({reason}); choose another by run_dir= or output_root=."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _holder(self) -> str:
+        status = self.status
+        return f"process {status.get('process', '?')} on {status.get('host', 'an unknown host')}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config_file.exists()
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Record the resolved configuration of a new run; call it under the lock."""
+        assert not self.exists, "a run's configuration is written once"
+        self.write_config(config)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Record the configuration."""
+        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The recorded configuration; raises UserError if it cannot be read."""
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(self.config_file))
+        except Exception as error:
+            raise UserError(
+                f"Expected the settings of a run in {self.config_file}, but they cannot be read "
+                f"({str(error).splitlines()[0]}); choose another run_dir."
+            ) from None
+        if not isinstance(config, dict) or not config:
+            raise UserError(
+                f"Expected the settings of a run in {self.config_file}, but it holds none; choose "
+                "another run_dir."
+            )
+        return {str(key): value for key, value in config.items()}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The recorded metrics."""
+        return json.loads(read_text(self.metrics_file))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The recorded status, or {}.
+
+        "state"; "epoch" and "step", which are done, and the "seconds" they took; "reason" of a stop
+        or a failure; "host" and "process" of who trains, or trained last.
+        """
+        if not self.status_file.exists():
+            return {}
+        return json.loads(read_text(self.status_file))
+
+    def write_status(
+        self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""
+    ) -> None:
+        """Record the state; the progress stays as it was unless given.
+
+        Args:
+            state: how the run stands.
+            progress: "epoch" and "step", which are done, and the "seconds" they took.
+            reason: of a stop or a failure.
+        """
+        before = self.status
+        status = {
+            "state": state,
+            **{key: (progress or before).get(key, 0) for key in ("epoch", "step", "seconds")},
+            "reason": reason,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
+        write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
+
+    def write_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record the metrics."""
+        write_atomically(self.metrics_file, json.dumps(dict(metrics), indent=2) + "\n")
+
+    def rewind(self, event_files: Mapping[str, int]) -> None:
+        """Cut what was written after a checkpoint: it will be written again, the same.
+
+        Args:
+            event_files: TensorBoard's files and their sizes in bytes at that moment.
+        """
+        for path in self.path.rglob(PART_PATTERN):
+            path.unlink()
+        for path in self.path.glob(EVENT_FILES):
+            if path.name not in event_files:
+                path.unlink()
+            elif path.stat().st_size > event_files[path.name]:
+                os.truncate(path, event_files[path.name])
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run."""
+        text = self.path.as_posix()
+        plain = all(c.isalnum() or c in "/._-:~" for c in text)
+        override = f"run_dir={text}" if plain else f'run_dir="{text}"'
+        return quote_command("fashion-lit", "train", override)
+
+
+def quote_command(*words: str) -> str:
+    """Return the words as one line that can be typed, in this system's shell."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

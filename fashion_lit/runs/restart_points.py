@@ -1,0 +1,250 @@
+"""The callback that saves where a run can go on, and stops it when asked to."""
+
+import platform
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import PositiveFloat, PositiveInt
+from typing_extensions import override
+
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.errors import UserError
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.checkpoints import RECORD, restart_loops
+from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.signals import Stopped, StopSignals
+
+AGREE_EVERY_STEPS = 5  # how often ranks ask each other whether to stop or save
+
+
+class RestartPoints(L.Callback):
+    """Saves the last checkpoint at every epoch's end, every so often, and when asked to stop.
+
+    Args:
+        path: the last checkpoint.
+        config: recorded in every checkpoint, plain values.
+        signals: may ask for a stop.
+        every_minutes: at most this long between two checkpoints.
+        every_steps: also after this many optimizer steps, or None.
+        record: what the checkpoint that the run goes on from keeps under RECORD, or {}.
+        on_save: called with "epoch" and "step", which are done, and the "seconds" they took, in the
+            first process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        signals: StopSignals,
+        every_minutes: PositiveFloat,
+        every_steps: PositiveInt | None,
+        record: Mapping[str, Any],
+        on_save: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        self.path = path
+        self.config = dict(config)
+        self.signals = signals
+        self.every_seconds = 60 * every_minutes
+        self.every_steps = every_steps
+        self.record = record
+        self.on_save = on_save
+        self.began = time.perf_counter() - record.get("seconds", 0.0)
+        self._validation_due = False
+        self._stopped_early = False
+        self._saved_at = time.perf_counter()
+        self._saved_step = -1
+        self._goes_on = bool(record)
+        self._group: Any = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, in all its processes."""
+        return time.perf_counter() - self.began
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.callback_metrics.update(self.record.get("metrics", {}))
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        self.signals.listen()
+        self.signals.wait_for_a_good_moment = True
+        if self.record.get("stopped_early", False):
+            trainer.should_stop = True
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stand_at(trainer, trainer.current_epoch, 0)
+        stop, _ = self._agree(trainer)
+        if trainer.global_step != self._saved_step or stop:
+            self._save(trainer, stop=stop)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._stand_at(trainer, trainer.current_epoch, batch_idx)
+        if self._goes_on:
+            # Lightning's counter for the loggers misses or adds a step after some restarts.
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._goes_on = False
+        step, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
+        if rest:
+            return  # gradients of half a step are not saved
+        stop, due = False, self._are_steps_due(trainer)
+        if trainer.world_size == 1 or step % AGREE_EVERY_STEPS == 0:
+            stop, minutes_due = self._agree(trainer)
+            due |= minutes_due
+        if stop or (due and trainer.global_step != self._saved_step):
+            self._save(trainer, stop=stop)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if every and trainer.global_step % every == 0:
+            check_finite(trainer)  # waits for the device, so not at every step
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        check_finite(trainer)  # before a best checkpoint is made of it
+        batches_done = trainer.fit_loop.batch_idx + 1
+        self._stand_at(trainer, trainer.current_epoch, batches_done, validation_due=True)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if trainer.world_size == 1 or batch_idx % AGREE_EVERY_STEPS == 0:
+            stop, _ = self._agree(trainer)
+            if stop:
+                self._save(trainer, stop=True)
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The epoch is whole now; Lightning would skip the plateau schedule in a restarted one.
+        trainer.fit_loop._restarting = False
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.wait_for_a_good_moment = False
+        self._stand_at(trainer, trainer.current_epoch, 0)
+        self._stopped_early = trainer.should_stop
+        stop, _ = self._agree(trainer)
+        self._save(trainer, stop=stop)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        epochs_done, batches_done = _datamodule(trainer).position
+        checkpoint["loops"] = restart_loops(
+            checkpoint["loops"], epochs_done, batches_done, validation_due=self._validation_due
+        )
+        metrics = {k: v.detach().cpu().clone() for k, v in trainer.callback_metrics.items()}
+        checkpoint[RECORD] = {
+            "config": self.config,
+            "epochs_done": epochs_done,
+            "steps_done": trainer.global_step,
+            "environment": environment(trainer),
+            "metrics": metrics,
+            "seconds": self.seconds,
+            "stopped_early": self._stopped_early,
+            "event_files": trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {},
+        }
+
+    def _stand_at(
+        self, trainer: L.Trainer, epoch: int, batches_done: int, *, validation_due: bool = False
+    ) -> None:
+        _datamodule(trainer).position = (epoch, batches_done)
+        self._validation_due = validation_due
+
+    def _are_steps_due(self, trainer: L.Trainer) -> bool:
+        steps = trainer.global_step - self._saved_step  # the same on every rank
+        return self.every_steps is not None and steps >= self.every_steps
+
+    def _agree(self, trainer: L.Trainer) -> tuple[bool, bool]:
+        """Return whether any rank was asked to stop, and whether for any a checkpoint is due."""
+        stop = self.signals.received is not None
+        due = time.perf_counter() - self._saved_at >= self.every_seconds
+        if trainer.world_size == 1:
+            return stop, due
+        if self._group is None:  # of the processes, not of their GPUs, which need not be waited for
+            self._group = torch.distributed.new_group(backend="gloo")
+        flags = torch.tensor([stop, due], dtype=torch.uint8)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, self._group)
+        return bool(flags[0]), bool(flags[1])
+
+    def _save(self, trainer: L.Trainer, *, stop: bool) -> None:
+        check_finite(trainer)
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_at, self._saved_step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero:
+            steps = trainer.global_step
+            self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
+        if stop:
+            raise Stopped(self.signals.received or signal.SIGINT)  # or: another rank's
+
+
+def check_finite(trainer: L.Trainer) -> None:
+    """Raise UserError if a loss of this epoch, or a parameter, is NaN or infinite; waits once."""
+    classifier = trainer.lightning_module
+    assert isinstance(classifier, ImageClassifier)
+    sums = [classifier.train_metrics.loss_sum, *(p.detach().sum() for p in classifier.parameters())]
+    if not torch.stack([torch.as_tensor(s).float() for s in sums]).isfinite().all():
+        raise NotFiniteError(trainer)
+
+
+class NotFiniteError(UserError):
+    """The loss or the weights are NaN or infinite."""
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        super().__init__(
+            f"Expected finite losses and weights, but got NaN or infinity by step "
+            f"{trainer.global_step} (epoch {trainer.current_epoch + 1}); nothing was saved of it. "
+            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use precision=fp32."
+        )
+
+
+def environment(trainer: L.Trainer) -> dict[str, str]:
+    """Return what a bit-exact result depends on beside configuration and seed, in words."""
+    device = trainer.strategy.root_device
+    cuda = device.type == "cuda"
+    threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
+    return threads | {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "machine": platform.machine(),
+        "processes": str(trainer.world_size),
+        "precision": str(trainer.precision),
+        "torch": str(torch.__version__),
+        "lightning": L.__version__,
+    }
+
+
+def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:
+    datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(datamodule, FashionMNISTDataModule)
+    return datamodule

@@ -1,0 +1,1 @@
+"""Many runs: their jobs, where they run, and their order."""

@@ -1,0 +1,130 @@
+"""A multirun: its jobs, where each lies, and what is left to do.
+
+    jobs = plan_jobs(overrides, Path("sweeps/lr"))
+    launcher.run(Queue(jobs), signals)
+
+A job's place is decided by its settings alone, so typing the same command again finds every job
+where it was: finished ones are skipped, stopped ones go on, failed ones run again.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from typing_extensions import override
+
+from fashion_lit.config.compose import compose_jobs, parse_override, split_jobs
+from fashion_lit.config.schema import check
+from fashion_lit.config.settings import LOCATION_KEYS, Config, is_harmless, leaves
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.sweeps.launchers import Job, JobSource
+
+NAME_LENGTH = 120  # characters of a job's folder that say what varies
+
+
+def fingerprint(config: Config) -> str:
+    """Return eight hexadecimal digits for everything in the settings that can change the result.
+
+    `data.device` counts where it is not "auto", the training device.
+    """
+    decisive = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in leaves(config).items()
+        if not (is_harmless(key) or (key, value) == ("data.device", "auto"))
+    }  # 1 and 1.0 are one value
+    text = json.dumps(decisive, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None) -> list[Job]:
+    """Return the jobs of a multirun's overrides, each configuration once; raises UserError.
+
+    A job whose settings were run in this sweep before keeps that folder, whatever varied then. The
+    others are named `name`, or by what varies, and a fingerprint.
+    """
+    varied = {o.key_or_group for o in map(parse_override, overrides) if o.is_sweep_override()}
+    known = {path.name[-8:]: path for path in sorted(sweep_dir.glob("*-????????/"))}
+    jobs: dict[str, Job] = {}
+    for job_overrides in split_jobs(overrides):
+        (config,) = compose_jobs(job_overrides, multirun=False)
+        check(config)
+        identity = fingerprint({k: v for k, v in config.items() if k not in LOCATION_KEYS})
+        words = [o.lstrip("+") for o in job_overrides if parse_override(o).key_or_group in varied]
+        path = known.get(identity, sweep_dir / f"{name or _folder_name(words)}-{identity}")
+        own = [o for o in job_overrides if not _is_of_sweep(o)]
+        jobs.setdefault(identity, Job(RunDirectory(path), tuple(own), config))
+    titles = [f"job {number} of {len(jobs)}" for number in range(1, len(jobs) + 1)]
+    return [replace(job, title=title) for job, title in zip(jobs.values(), titles, strict=True)]
+
+
+def _is_of_sweep(override: str) -> bool:
+    """Whether an override tells the sweep something, rather than its jobs."""
+    return parse_override(override).key_or_group.split(".")[0] in ("sweep_name", "launcher")
+
+
+def _folder_name(words: Sequence[str]) -> str:
+    text = ",".join(words) or "job"
+    safe = "".join(c if c.isalnum() or c in "=,.+-_[]" else "_" for c in text)
+    return safe[:NAME_LENGTH].rstrip(".")
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether a job has nothing left to do."""
+    return run.exists and run.status.get("state") == "finished"
+
+
+class Queue(JobSource):
+    """The jobs of a multirun that are not finished; what another process trains now waits.
+
+    Args:
+        jobs: all of the multirun.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.total = len(jobs)
+        self.failed: list[Job] = []
+        self._waiting = deque(jobs)
+        self._num_running = 0
+
+    @property
+    @override
+    def num_done(self) -> int:
+        """How many have ended, well or not."""
+        return self.total - len(self._waiting) - self._num_running
+
+    @property
+    @override
+    def is_exhausted(self) -> bool:
+        """Whether all jobs were started."""
+        return not self._waiting
+
+    @override
+    def take(self) -> Job | None:
+        """Return the next job that nobody trains; says which are finished."""
+        for _ in range(len(self._waiting)):
+            job = self._waiting.popleft()
+            if is_finished(job.run):
+                accuracy = job.run.metrics["val/accuracy"]
+                print(
+                    f"{job.title}: {job.run.path.name}\n"
+                    f"  finished before, validation accuracy {accuracy:.2%}",
+                    flush=True,
+                )
+            elif job.run.exists and job.run.is_locked():
+                self._waiting.append(job)
+            else:
+                self._num_running += 1
+                return job
+        return None
+
+    @override
+    def give_back(self, job: Job, exit_code: int) -> None:
+        """Take note that a job has ended; one that another process was faster to start waits."""
+        self._num_running -= 1
+        if exit_code and job.run.exists and job.run.is_locked():
+            self._waiting.append(job)
+        elif exit_code:
+            self.failed.append(job)

@@ -1,0 +1,73 @@
+"""Launch a sweep: its jobs, where they run, and what is shown at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.schema import (
+    chosen_name,
+    keyword_fields,
+    named_schema,
+    object_schema,
+    validate,
+)
+from fashion_lit.config.settings import Config
+from fashion_lit.runs.directory import RunDirectory, quote_command
+from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.sweeps.jobs import Queue, plan_jobs
+from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
+from fashion_lit.sweeps.slurm import SlurmLauncher
+
+LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": SlurmLauncher}
+
+
+def launch_sweep(overrides: Sequence[str], arguments: Sequence[str], signals: StopSignals) -> int:
+    """Plan a multirun and run its jobs; returns the exit code."""
+    # One moment names the sweep, whatever time it is when a job begins.
+    first = compose_jobs(overrides, multirun=True)[0]
+    sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
+    jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
+    launcher = build_launcher(first)
+    launcher.check([job.config for job in jobs])
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    queue = Queue(jobs)
+    repeat = repeat_command("train", arguments, sweep_dir.name)
+    try:
+        launcher.run(queue, signals)
+    except Stopped:
+        print(f"To continue the sweep:\n  {repeat}")
+        raise
+    finally:
+        print_sweep_end(sweep_dir, [job.run for job in jobs])
+    print(f"To go on with it, or to add jobs:\n  {repeat}")
+    return 1 if queue.failed else 0
+
+
+def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:
+    """Return what to type to go on with a sweep or a search."""
+    given = [text for text in arguments if not text.startswith("sweep_name=")]
+    return quote_command("fashion-lit", command, *given, f"sweep_name={name}")
+
+
+def build_launcher(config: Config) -> Launcher:
+    """Build what starts the jobs of a multirun; raises UserError for settings that cannot be."""
+    arguments = dict(config["launcher"])
+    fields = keyword_fields(LAUNCHERS[chosen_name(config, "launcher", LAUNCHERS)])
+    validate({"launcher": arguments}, object_schema(launcher=(named_schema(fields), ...)))
+    return LAUNCHERS[arguments.pop("name")](**arguments)
+
+
+def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
+    """Print how each job of a multirun stands, the best first, and where they lie."""
+    lines = []
+    for run in runs:
+        status = run.status if run.exists else {"state": "not begun"}
+        state = str(status["state"])
+        accuracy = run.metrics["val/accuracy"] if state == "finished" else -1.0
+        told = f"{100 * accuracy:6.2f}" if state == "finished" else f"{'-':>6}"
+        reason = f"  {status['reason']}" if status.get("reason") else ""
+        lines.append((accuracy, f"{told}  {state:<11}  {run.path.name}{reason}"))
+    print("\nval acc %  state        job")
+    for _, line in sorted(lines, key=lambda item: -item[0]):
+        print(f"   {line}")
+    print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')

@@ -1,0 +1,160 @@
+"""Rank the runs of a sweep from nothing but their directories.
+
+    entries = rank(read_runs(Path("sweeps/lr")), "val/accuracy")
+
+Runs that differ in their seed alone are one entry: mean and standard deviation over its seeds.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fashion_lit.config.settings import flatten
+from fashion_lit.evaluation.statistics import student_interval
+from fashion_lit.files import read_text
+from fashion_lit.runs.directory import RunDirectory
+
+FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, for large sweeps
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one directory of a sweep tells.
+
+    Args:
+        path: the directory.
+        settings: flat, {"optimizer.lr": 0.1, …}; {} if they cannot be read.
+        metrics: of a finished run, else {}.
+        state: of `status.json`; "killed" where no process trains any more, "damaged" for what
+            cannot be read.
+        note: progress of an unfinished run, or the reason of a failure.
+    """
+
+    path: Path
+    settings: Mapping[str, float | str]
+    metrics: Mapping[str, float]
+    state: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a leaderboard: the runs of one configuration.
+
+    Args:
+        runs: one for each seed.
+        metric: the ranked metric of the finished ones, by seed.
+        near_best: whether its distance to the best is within noise.
+    """
+
+    runs: Sequence[Run]
+    metric: Mapping[int, float] = field(default_factory=dict)
+    near_best: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; nan if none is finished."""
+        return statistics.fmean(self.metric.values()) if self.metric else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over seeds; nan for fewer than two."""
+        return statistics.stdev(self.metric.values()) if len(self.metric) > 1 else math.nan
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time that a finished run took, in seconds."""
+        told = [run.metrics["seconds"] for run in self.runs if "seconds" in run.metrics]
+        return statistics.fmean(told) if told else None
+
+
+def read_runs(sweep_dir: Path) -> list[Run]:
+    """Read every directory of a sweep that holds a run, or the remains of one."""
+    folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [read_run(folder) for folder in folders]
+
+
+def read_run(folder: Path) -> Run:
+    """Read one directory; what is wrong with it becomes its note, never an error."""
+    run = RunDirectory(folder)
+    try:
+        config = yaml.load(read_text(run.config_file), FAST_LOADER)
+        settings = flatten(config)
+        status = run.status
+        state = str(status["state"])
+        metrics = {k: float(v) for k, v in run.metrics.items()} if state == "finished" else {}
+        note = "" if state == "finished" else _describe_progress(status, config)
+        if state == "running" and not run.is_locked():
+            state = "killed"
+        return Run(folder, settings, metrics, state, note)
+    except FileNotFoundError as error:
+        return Run(folder, {}, {}, "damaged", f"no {Path(error.filename).name}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        return Run(folder, {}, {}, "damaged", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if status["state"] == "pruned":
+        return str(status["reason"])
+    done, total = int(status["epoch"]), int(config["trainer"]["max_epochs"])
+    text = f"{done} of {total} epochs"
+    if status["state"] == "running" and done:
+        left = float(status["seconds"]) / done * (total - done)
+        text += f", {left / 60:.1f} min left"
+    return f"{text}; {status['reason']}" if status["reason"] else text
+
+
+def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> list[Entry]:
+    """Fold seeds and sort by the mean of `metric`, the best first, unfinished entries last."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.settings:
+            key = json.dumps({k: v for k, v in run.settings.items() if k != "seed"}, sort_keys=True)
+            groups.setdefault(key, []).append(run)
+    entries = []
+    for members in groups.values():
+        finished = [run for run in members if metric in run.metrics]
+        values = {int(run.settings["seed"]): run.metrics[metric] for run in finished}
+        entries.append(Entry(members, values))
+    sign = 1 if smallest_first else -1
+    entries.sort(key=lambda e: (math.isnan(e.mean), sign * e.mean if e.metric else 0.0))
+    if not entries or not entries[0].metric:
+        return entries
+    best = entries[0]
+    near = [entry is not best and is_near(best, entry, metric) for entry in entries]
+    return [Entry(e.runs, e.metric, n) for e, n in zip(entries, near, strict=True)]
+
+
+def is_near(best: Entry, other: Entry, metric: str) -> bool:
+    """Whether 0 lies in the 95 % interval of the difference of two entries.
+
+    Student's, paired over common seeds, where there are at least three; else, for accuracies, by
+    the binomial error of the validation images. The two share those, so it errs on the side of
+    "near"; but it knows nothing of the spread between seeds.
+    """
+    common = best.metric.keys() & other.metric.keys()
+    if len(common) >= 3:
+        differences = [best.metric[seed] - other.metric[seed] for seed in sorted(common)]
+        low, high = student_interval(differences)
+        return low <= 0 <= high
+    if not other.metric or not metric.endswith("/accuracy"):
+        return False
+    p, num_images = best.mean, float(best.runs[0].settings["data.val_size"])
+    error = math.sqrt(2 * p * (1 - p) / num_images)
+    return abs(best.mean - other.mean) <= 2 * error
+
+
+def varied_settings(entries: Sequence[Entry]) -> list[str]:
+    """List the settings that differ between entries; of those that one implies, all."""
+    values: dict[str, set[str]] = {}
+    keys = {key for entry in entries for key in entry.runs[0].settings} - {"seed"}
+    for entry in entries:
+        for key in keys:
+            values.setdefault(key, set()).add(str(entry.runs[0].settings.get(key, "")))
+    return sorted(key for key, seen in values.items() if len(seen) > 1)

@@ -1,0 +1,176 @@
+"""Start the jobs of a sweep on a SLURM cluster, through submitit (the extra [slurm])."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import override
+
+from fashion_lit.errors import UserError
+from fashion_lit.files import write_atomically
+from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
+
+FOLDER = ".slurm"  # in the sweep's directory: submitit's logs, and which job runs what
+QUEUE_SECONDS = 5.0  # between two looks at the queue
+MAX_TIMEOUTS = 1000  # a run may take as many time slices
+
+
+class SlurmLauncher(Launcher):
+    """Jobs of a cluster, a job array; each is queued again when its time is up or it is preempted.
+
+    Args:
+        partition: None for the cluster's default.
+        time_minutes: a job's time limit; what needs longer is queued again.
+        gpus_per_node: 0 for none.
+        cpus_per_task: cores, and threads, of each process.
+        memory_gb: of a job, or None for the cluster's default.
+        num_jobs: how many run at once.
+        warning_seconds: how long before its time is up a run is told to save.
+        sbatch: any other options of sbatch, {"account": "mine"}.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: str | None,
+        time_minutes: PositiveInt,
+        gpus_per_node: NonNegativeInt,
+        cpus_per_task: PositiveInt,
+        memory_gb: PositiveFloat | None,
+        num_jobs: PositiveInt,
+        warning_seconds: PositiveInt,
+        sbatch: dict[str, Any],
+    ) -> None:
+        self.cpus_per_task = cpus_per_task
+        self.parameters = {
+            "partition": partition,
+            "time": time_minutes,
+            "gpus_per_node": gpus_per_node or None,
+            "cpus_per_task": cpus_per_task,
+            "mem": f"{round(1024 * memory_gb)}MB" if memory_gb else None,
+            "array_parallelism": num_jobs,
+            "signal_delay_s": warning_seconds,
+            "additional_parameters": sbatch,
+        }
+
+    @override
+    def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        """Raise UserError where there is no SLURM, or no submitit."""
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "Expected the command `sbatch` for launcher=slurm, but there is none; type this on "
+                "a cluster's login node, or use launcher=local."
+            )
+        if find_spec("submitit") is None:
+            raise UserError(
+                "Expected submitit for launcher=slurm, but it is not installed: "
+                'pip install -e ".[slurm]"'
+            )
+        for config in configs:
+            num_processes(config)
+
+    @override
+    def run(self, source: JobSource, signals: StopSignals) -> None:
+        active: dict[str, Job] = {}  # by SLURM's number
+        with show_progress(source) as show:
+            while True:
+                jobs = list(iter(source.take, None))
+                active |= self.attach(jobs) if jobs else {}
+                queued = read_queue()
+                over = [active.pop(number) for number in active.keys() - queued]
+                show(list(active.values()), over)
+                for job in over:
+                    state = job.run.status.get("state") if job.run.exists else None
+                    source.give_back(job, 0 if state == "finished" else 1)
+                if not active and source.is_exhausted:
+                    return
+                wait(active)
+
+    def attach(self, jobs: Sequence[Job]) -> dict[str, Job]:
+        """Submit what is not queued or running already; returns {SLURM's number: job}."""
+        folder = jobs[0].run.path.parent / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        record = folder / "jobs.json"
+        known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+        queued = read_queue()
+        found = {known[job.run.path.name]: job for job in jobs if job.run.path.name in known}
+        found = {number: job for number, job in found.items() if number in queued}
+        for number, job in found.items():
+            print(f"already queued as {number}: {job.run.path.name}", flush=True)
+        waiting = {job.run.path for job in found.values()}
+        submitted = self.submit([job for job in jobs if job.run.path not in waiting], folder)
+        known |= {job.run.path.name: number for number, job in submitted.items()}
+        write_atomically(record, json.dumps(known, indent=2) + "\n")
+        return found | submitted
+
+    def submit(self, jobs: Sequence[Job], folder: Path) -> dict[str, Job]:
+        """Submit jobs, an array for each number of processes; returns {SLURM's number: job}."""
+        from submitit import SlurmExecutor  # an extra
+
+        from fashion_lit.sweeps.slurm_task import SlurmTask
+
+        submitted: dict[str, Job] = {}
+        by_size = sorted(jobs, key=lambda job: num_processes(job.config))
+        for (num_nodes, num_tasks), group in groupby(by_size, lambda j: num_processes(j.config)):
+            members = list(group)
+            executor = SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
+            executor.update_parameters(
+                **{key: value for key, value in self.parameters.items() if value is not None},
+                job_name=f"fashion-lit_{folder.parent.name}",
+                nodes=num_nodes,
+                ntasks_per_node=num_tasks,
+            )
+            threads = {"OMP_NUM_THREADS": str(self.cpus_per_task)}
+            with executor.batch():
+                handles = [
+                    executor.submit(SlurmTask(j.command, {**threads, **j.environment}, j.log_file))
+                    for j in members
+                ]
+            for job, handle in zip(members, handles, strict=True):
+                submitted[handle.job_id] = job
+                print(f"submitted as {handle.job_id}: {job.run.path.name}", flush=True)
+        return submitted
+
+
+def num_processes(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return a run's nodes and the processes on each; raises UserError unless they are told."""
+    devices, num_nodes = (config["trainer"].get(key, 1) for key in ("devices", "num_nodes"))
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(
+            "Expected `trainer.devices` to be a number under launcher=slurm, which asks the "
+            f"cluster for as many, but got {devices!r}."
+        )
+    return num_nodes, devices
+
+
+def read_queue() -> set[str]:
+    """Return the numbers of this user's jobs that wait or run; asks again if SLURM is silent."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    while True:
+        told = subprocess.run(command, capture_output=True, text=True)
+        if told.returncode == 0:
+            return set(told.stdout.split())
+        print(f"squeue: {told.stderr.strip()}; asking again", file=sys.stderr, flush=True)
+        time.sleep(QUEUE_SECONDS)
+
+
+def wait(numbers: Iterable[str]) -> None:
+    """Wait before the next look at the queue; raises Stopped when asked to stop."""
+    try:
+        time.sleep(QUEUE_SECONDS)
+    except Stopped:
+        print(
+            "\nThe cluster goes on; the same command watches it again. To stop its jobs:\n"
+            f"  scancel {' '.join(sorted(numbers))}",
+            flush=True,
+        )
+        raise

@@ -1,0 +1,82 @@
+"""The leaderboard as rows, Markdown and CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fashion_lit.sweeps.ranking import Entry, Run
+
+
+def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
+    """Return one row, ready for every format; what is not known is None."""
+    return {
+        "rank": place if entry.metric else None,
+        **{column: entry.runs[0].settings.get(column) for column in columns},
+        "mean": entry.mean if entry.metric else None,
+        "std": None if math.isnan(entry.deviation) else entry.deviation,
+        "n": len(entry.metric),
+        "near_best": entry.near_best,
+        "seconds": entry.seconds,
+        "state": describe_state(entry),
+        "jobs": [run.path.name for run in entry.runs],
+    }
+
+
+def describe_state(entry: Entry) -> str:
+    """Say how the runs of an entry stand, the unfinished ones with their progress or reason."""
+    unfinished = [run for run in entry.runs if run.state != "finished"]
+    told = [f"{run.state} ({run.note})" if run.note else run.state for run in unfinished]
+    return "; ".join(told) or "finished"
+
+
+def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
+    """Return the rows as a Markdown table whose columns line up on a screen too."""
+    hidden = ("jobs", "near_best")
+    names = [name for name in rows[0] if name not in hidden]
+    heads = {"mean": metric, "rank": "#"}
+    lines = [[heads.get(name, name) for name in names]]
+    lines += [[cell(row, name) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    lines.insert(1, ["-" * width for width in widths])
+    text = "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
+        for line in lines
+    )
+    near = sum(row["near_best"] for row in rows)
+    if near:
+        text += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"
+    return text
+
+
+def cell(row: dict[str, Any], name: str) -> str:
+    """Format one value for people."""
+    value = row[name]
+    if value is None:
+        return "-"
+    if name == "mean":
+        return f"{value:.4f}" + (" ≈" if row["near_best"] else "")
+    if name == "std":
+        return f"{value:.4f}"
+    if name == "seconds":
+        return f"{value:.0f}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|")
+
+
+def trouble(runs: Sequence[Run]) -> str:
+    """Name the directories that hold no readable run."""
+    damaged = [f"- {run.path.name}: {run.note}" for run in runs if not run.settings]
+    return "\nNot ranked:\n\n" + "\n".join(damaged) + "\n" if damaged else ""
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as CSV, with every digit."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row | {"jobs": " ".join(row["jobs"])})
+    return buffer.getvalue()

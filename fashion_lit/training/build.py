@@ -1,0 +1,181 @@
+"""From a checked configuration to the objects: classifier, data module, Trainer, launcher."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from fashion_lit.config.schema import CLASSIFIERS, SOURCES, keyword_fields
+from fashion_lit.config.settings import Config, flatten
+from fashion_lit.data.augment import Augment
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.errors import UserError
+from fashion_lit.evaluation.figures import pictures_figure
+from fashion_lit.evaluation.tables import confusion_matrix_figure
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.restart_points import RestartPoints
+from fashion_lit.runs.resume import Restart
+from fashion_lit.runs.signals import StopSignals
+from fashion_lit.training.callbacks import KeyedDropout, NoProfiler, SkipEmptyHooks, TrainingSpeed
+from fashion_lit.training.device import (
+    check_devices,
+    choose_precision,
+    chooses_by_timing,
+    num_devices,
+    resolve_accelerator,
+    set_tf32,
+)
+from fashion_lit.training.tensorboard import Norms, TensorBoardPages, ValidationPictures
+from fashion_lit.training.terminal import TerminalTable
+
+
+def build_classifier(config: Config) -> ImageClassifier:
+    """Build the classifier that `model.name` chooses."""
+    arguments = dict(config["model"])
+    classifier = CLASSIFIERS[arguments.pop("name")]
+    return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
+
+
+def on_devices_here(config: Config) -> tuple[Config, str]:
+    """Return a run's configuration as this machine can evaluate it, and a notice, or ""."""
+    trainer, data = config["trainer"], config["data"]
+    try:
+        check_devices(trainer, data["device"])
+    except UserError:
+        kind = resolve_accelerator("auto")
+        here = {
+            "trainer": trainer | {"accelerator": kind, "devices": 1},
+            "data": data | {"device": "auto"},
+        }
+        notice = f"The run's devices are not on this machine; it is evaluated on its {kind}."
+        return config | here, notice
+    return config, ""
+
+
+def compile_network(network: nn.Module, config: Config) -> None:
+    """Let torch.compile translate a network if `trainer.compile` says so, at its first batch.
+
+    In place, so that checkpoints keep their names; true is torch's default mode.
+    """
+    if mode := config["trainer"].get("compile", False):
+        network.compile(mode=None if mode is True else mode)
+
+
+def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
+    """Build the data module over the images that `data.name` chooses; reads nothing yet."""
+    arguments = dict(config["data"])
+    source = SOURCES[arguments.pop("name")]
+    source_arguments = {k: arguments.pop(k) for k in keyword_fields(source) if k in arguments}
+    return FashionMNISTDataModule(
+        source(**source_arguments),
+        **arguments,
+        num_channels=classifier.num_channels,
+        augment=Augment(**config["augment"]),
+        seed=config["seed"],
+    )
+
+
+def draw_confusions(confusion: Tensor) -> Figure:
+    """Draw counts (10, 10), true classes in rows."""
+    return confusion_matrix_figure(confusion, CLASS_NAMES)
+
+
+def draw_pictures(images: Tensor, labels: Tensor, probabilities: Tensor) -> Figure:
+    """Draw images (N, H, W) with their labels (N,) and what is said of them (N, 10)."""
+    return pictures_figure(images, labels, probabilities, CLASS_NAMES)
+
+
+def choose_strategy(config: Config) -> str:
+    """Return Lightning's name of how several processes train together.
+
+    DDP waits for the gradients of all weights that are trainable when it starts, unless it looks in
+    each step for those that a frozen backbone leaves without one.
+    """
+    trainer = config["trainer"]
+    strategy = trainer.get("strategy") or "auto"
+    if not config["model"].get("freeze_backbone") or strategy not in ("auto", "ddp"):
+        return strategy
+    num_processes = num_devices(trainer) * trainer.get("num_nodes", 1)
+    is_ddp = strategy == "ddp" or num_processes > 1
+    return "ddp_find_unused_parameters_true" if is_ddp else strategy
+
+
+def build_trainer(
+    config: Config,
+    run: RunDirectory,
+    restart: Restart,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback] = (),
+) -> tuple[L.Trainer, RestartPoints]:
+    """Build Lightning's Trainer with everything that a run writes and shows."""
+    arguments: dict[str, Any] = dict(config["trainer"])
+    arguments.pop("compile", None)  # `compile_network` did it
+    arguments["strategy"] = choose_strategy(config)
+    device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
+    requested = arguments.pop("precision")
+    precision, notice = choose_precision(requested, device_type)
+    set_tf32(requested, device_type)
+    if notice:
+        rank_zero_only(print)(notice)
+    if timed := chooses_by_timing(config["trainer"], device_type):
+        rank_zero_only(print)(
+            f"{' and '.join(timed)} choose kernels by how fast they just were, so a second run "
+            "need not equal this one to the bit."
+        )
+    speed = TrainingSpeed()
+    terminal = TerminalTable(speed, show_bar=arguments.pop("enable_progress_bar", True))
+    points = RestartPoints(
+        run.last_checkpoint,
+        **config["checkpoint"],
+        config=config,
+        signals=signals,
+        record=restart.record,
+        on_save=lambda progress: run.write_status("running", progress=progress),
+    )
+    callbacks: list[L.Callback] = [
+        SkipEmptyHooks(),
+        points,
+        KeyedDropout(config["seed"]),
+        speed,
+        terminal,
+        TensorBoardPages(flatten(config), draw_confusions),
+        BestCheckpoint(
+            run.checkpoint_dir,
+            filename=run.best_checkpoint.stem,
+            monitor="val/accuracy",
+            mode="max",
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        ),
+    ]
+    if config["tensorboard"]["pictures"]:
+        callbacks.append(ValidationPictures(draw_confusions, draw_pictures))
+    if every_steps := config["tensorboard"]["norms_every_steps"]:
+        callbacks.append(Norms(every_steps))
+    if patience := config["early_stopping"]["patience"]:
+        callbacks.append(
+            EarlyStopping(
+                "val/accuracy", mode="max", patience=patience, check_on_train_epoch_end=True
+            )
+        )
+    callbacks += more_callbacks
+    trainer = L.Trainer(
+        **{"profiler": NoProfiler(), **arguments},
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        enable_progress_bar=False,  # TerminalTable has a bar of its own
+        default_root_dir=run.path,
+        logger=RunLogger(run.path),
+        enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
+        use_distributed_sampler=False,  # every rank draws its own share already
+        plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
+        callbacks=callbacks,
+    )
+    return trainer, points

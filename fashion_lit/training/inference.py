@@ -1,0 +1,162 @@
+"""From a run directory to the probabilities its model gives to each image.
+
+    model = load_model(RunDirectory(Path("runs/first")))
+    predictions = predict(model, "test")  # probabilities (N, 10), labels (N,)
+
+Nothing is trained, and nothing of the run is changed.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from fashion_lit.config.schema import CLASSIFIERS
+from fashion_lit.config.settings import Config, model_name
+from fashion_lit.data.augment import flip_horizontally, shift_pixels
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.errors import UserError
+from fashion_lit.evaluation.predictions import Predictions, Split
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.resume import find_restart, read_record
+from fashion_lit.training.build import build_datamodule, on_devices_here
+from fashion_lit.training.device import choose_precision, resolve_accelerator, set_tf32
+
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # where an image is, or a pixel further
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier and its data.
+
+    Args:
+        run: where it comes from.
+        config: the run's.
+        checkpoint: its weights.
+        classifier: with the weights.
+        datamodule: the run's, set up; its images are in main memory.
+        accelerator: "cuda", "mps" or "cpu", where it predicts.
+        notice: what to know of it, or "".
+    """
+
+    run: RunDirectory
+    config: Config
+    checkpoint: Path
+    classifier: ImageClassifier
+    datamodule: FashionMNISTDataModule
+    accelerator: str
+    notice: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return self.run.path.absolute().name
+
+    @property
+    def architecture(self) -> str:
+        """The network's name."""
+        return model_name(self.config)
+
+
+def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
+    """Rebuild a run's model from its directory alone; raises UserError where that fails.
+
+    Args:
+        run: a run's directory.
+        checkpoint: "best", "last" or a file; None is the best one of a finished run, and the
+            newest one of another.
+    """
+    if not run.exists:
+        raise UserError(f"Expected the directory of a run, but {run.path} holds no config.yaml.")
+    config = run.config
+    path, notice = choose_checkpoint(run, config, checkpoint)
+    record = read_record(path)
+    if record["config"]["model"] != config["model"]:
+        raise UserError(
+            f"Expected a checkpoint of the run's own model, {model_name(config)}, but {path} holds "
+            f"another one ({model_name(record['config'])}, or other settings)."
+        )
+    classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
+        path, map_location="cpu", weights_only=True
+    )
+    in_memory = config | {"data": config["data"] | {"device": "cpu"}}
+    datamodule = build_datamodule(in_memory, classifier)
+    datamodule.prepare_data()
+    datamodule.setup()
+    here, moved = on_devices_here(config)
+    accelerator = resolve_accelerator(here["trainer"].get("accelerator", "auto"))
+    notice = " ".join(filter(None, (notice, moved)))
+    return Model(run, config, path, classifier.eval(), datamodule, accelerator, notice)
+
+
+def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
+    """Return the file to evaluate, and what to know of it; raises UserError if there is none."""
+    named = {"best": run.best_checkpoint, "last": run.last_checkpoint}
+    if wanted is not None:
+        return named.get(wanted, Path(wanted)), ""
+    state = run.status.get("state")
+    if state == "finished":
+        return run.best_checkpoint, ""
+    restart = find_restart(run, config, set_aside=False)
+    if restart.checkpoint is None:
+        raise UserError(f"Expected a checkpoint in {run.checkpoint_dir}, but there is none yet.")
+    epochs, total = restart.record["epochs_done"], config["trainer"]["max_epochs"]
+    name = restart.checkpoint.name
+    return restart.checkpoint, f"The run is {state}: this is {name}, {epochs} of {total} epochs."
+
+
+def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
+    """Return the splits to evaluate; a run that keeps the test set closed does so here as well."""
+    if wanted is not None:
+        return [wanted]
+    if config["data"]["validate_on_test"]:
+        return ["test"]
+    return ["val", "test"] if config["test"] else ["val"]
+
+
+@torch.inference_mode()
+def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictions:
+    """Return what a model says of a split, in the precision it was trained in.
+
+    With `augmented`, the mean of the probabilities over `views_of` each image.
+    """
+    requested = model.config["trainer"]["precision"]
+    precision, _ = choose_precision(requested, model.accelerator)
+    set_tf32(requested, model.accelerator)
+    fabric = L.Fabric(accelerator=model.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+    classifier = fabric.setup_module(copy.deepcopy(model.classifier))
+    data = model.datamodule
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    labels = loader.data.labels[loader.indices]
+    images = loader.data.images[loader.indices]
+    views = views_of(model.config) if augmented else [(False, 0, 0)]
+    total = torch.zeros(())
+    for view in views:
+        batches = (part.to(fabric.device) for part in images.tensor_split(len(loader)))
+        inputs = (data.to_input(shown(batch, *view)) for batch in batches)
+        logits = [classifier(x).float().cpu() for x in inputs]
+        total = total + torch.cat(logits).softmax(1)
+    return Predictions(total / len(views), labels, images)
+
+
+def views_of(config: Config) -> list[tuple[bool, int, int]]:
+    """Return the views of an image as `shown` takes them: MOVES, and mirrored if training was.
+
+    A network that has never seen a shoe face right is worse, not better, for being shown some.
+    """
+    mirrors = (False, True) if config["augment"]["flip"] else (False,)
+    return [(mirrored, down, right) for mirrored in mirrors for down, right in MOVES]
+
+
+def shown(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
+    """Return images (B, 28, 28) uint8 mirrored, and moved by -1, 0 or 1 pixels."""
+    if (mirrored, down, right) == (False, 0, 0):
+        return images
+    flips, *moves = (
+        torch.full((len(images),), value, device=images.device) for value in (mirrored, down, right)
+    )
+    return shift_pixels(flip_horizontally(images, flips), *moves, limit=1)

@@ -1,0 +1,161 @@
+"""One run: built, trained, evaluated, recorded; and how it ends."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from fashion_lit.config.settings import Config, model_name
+from fashion_lit.errors import UserError
+from fashion_lit.runs.directory import RunDirectory, State
+from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.resume import CHECKPOINT_VARIABLE, Restart, open_run, sound_best, told_restart
+from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.training.build import (
+    build_classifier,
+    build_datamodule,
+    build_trainer,
+    compile_network,
+    on_devices_here,
+)
+from fashion_lit.training.device import keep_freed_memory, peak_memory
+from fashion_lit.training.log_filters import silence_known_messages
+from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
+
+COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
+
+
+class Pruned(BaseException):
+    """The search expects no more of this run. Not an Exception: nothing went wrong."""
+
+
+def run_job(
+    config: Config,
+    run_dir: Path,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback] = (),
+) -> None:
+    """Do one run, new or stopped, in its directory; it may raise Stopped, or exit with 1."""
+    run = RunDirectory(run_dir)
+    if not is_first_process():  # a process of a run that another one has opened
+        train(config, run, told_restart(run, config), signals, more_callbacks)
+        return
+    with run.lock():
+        carry_out(config, run, signals, more_callbacks)
+
+
+def carry_out(
+    config: Config, run: RunDirectory, signals: StopSignals, more_callbacks: Sequence[L.Callback]
+) -> None:
+    """Begin a run or go on with it, and record how it ends."""
+    restart = open_run(run, config)
+    if restart is None:
+        print_finished(run)
+        return
+    os.environ[CHECKPOINT_VARIABLE] = str(restart.checkpoint or "")
+    try:
+        train(config, run, restart, signals, more_callbacks)
+    except Stopped as stop:
+        record_status(run, "interrupted", stop.name)
+        status = run.status
+        print(
+            f"\nStopped by {stop.name} after {status['epoch']} whole epochs and "
+            f"{status['step']:,} steps. To continue:\n  {run.resume_command}",
+            flush=True,
+        )
+        raise
+    except Pruned as decision:
+        record_status(run, "pruned", str(decision))
+        print(f"\nPruned by the search {decision}.", flush=True)
+        return
+    except Exception as error:
+        reason = describe(error)
+        record_status(run, "failed", reason)
+        print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        signals.wait_for_a_good_moment = False
+    record_status(run, "finished")
+    run.previous_checkpoint.unlink(missing_ok=True)  # it has served
+
+
+def describe(error: Exception) -> str:
+    """Say in one sentence why a run failed; what nobody expected shows its traceback as well."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
+    if type(error).__module__.startswith(COMPILER_MODULES):
+        cause = getattr(error, "inner_exception", error)
+        return (
+            "Expected torch.compile to work, as trainer.compile asks, but it failed: "
+            f"{type(cause).__name__}; a C++ compiler is needed (on a GPU, Triton too), else leave "
+            "trainer.compile=false."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'while a file of the run was written'}."
+    traceback.print_exc()
+    return f"{type(error).__name__}: {error}"
+
+
+def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
+    """Write the run's last status, if that is still possible."""
+    with suppress(OSError):  # on a full disk the reason stands on the screen
+        run.write_status(state, reason=reason)
+
+
+def is_first_process() -> bool:
+    """Whether this process is rank 0 of its run."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def train(
+    config: Config,
+    run: RunDirectory,
+    restart: Restart,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback],
+) -> None:
+    """Fit, validate the best checkpoint, test it once if `test`, record."""
+    silence_known_messages()
+    keep_freed_memory()
+    config, notice = on_devices_here(config)  # one that is trained was refused by now
+    if notice:
+        print(notice)
+    L.seed_everything(config["seed"], verbose=False)
+    classifier = build_classifier(config)
+    compile_network(classifier.network, config)
+    datamodule = build_datamodule(config, classifier)
+    trainer, points = build_trainer(config, run, restart, signals, more_callbacks)
+    print_start(model_name(config), classifier, datamodule, trainer, run.path)
+    print_restart(restart, trainer)
+
+    trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
+    metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
+
+    best, best_epoch = sound_best(run)
+    trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
+    metrics |= scalars(trainer, "val/")
+    metrics["best_epoch"] = best_epoch
+    if config["test"]:
+        trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        metrics |= scalars(trainer, "test/")
+
+    metrics["seconds"] = points.seconds
+    if trainer.is_global_zero:
+        assert isinstance(trainer.logger, RunLogger)
+        trainer.logger.experiment.close()
+        run.write_metrics(metrics)
+        print_end(classifier, trainer, run, metrics)
+
+
+def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:
+    """Return the logged metrics whose names start with `prefix`, as plain numbers."""
+    logged = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in logged if name.startswith(prefix)}

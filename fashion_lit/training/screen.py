@@ -1,0 +1,106 @@
+"""What a run prints at its start and at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.evaluation.tables import classification_report
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.restart_points import environment
+from fashion_lit.runs.resume import Restart
+
+
+@rank_zero_only
+def print_start(
+    name: str,
+    classifier: ImageClassifier,
+    datamodule: FashionMNISTDataModule,
+    trainer: L.Trainer,
+    run_dir: Path,
+) -> None:
+    """Print what is trained, on what, and where the run lies."""
+    num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    device = trainer.strategy.root_device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if trainer.world_size > 1:
+        where = f"{trainer.world_size} x {where}"
+    threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
+    print(
+        f"{name}, {num_parameters:,} parameters, on {where}{threads}, "
+        f"{trainer.precision}, seed {datamodule.seed}\nin {run_dir}"
+    )
+    if datamodule.validate_on_test:
+        print(
+            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
+            "below are optimistic; they serve the comparison with report A only."
+        )
+
+
+@rank_zero_only
+def print_restart(restart: Restart, trainer: L.Trainer) -> None:
+    """Say where a run goes on, and what has changed since that its exactness depends on."""
+    if restart.checkpoint is None:
+        return
+    epochs, steps = restart.record["epochs_done"], restart.record["steps_done"]
+    verb = "goes on" if restart.same_run else "starts"
+    print(f"{verb} after {epochs} whole epochs and {steps:,} steps, from {restart.checkpoint}")
+    before, now = restart.record["environment"], environment(trainer)
+    changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now]
+    changed = [text for key, text in zip(now, changed, strict=True) if before.get(key) != now[key]]
+    if changed:
+        print(
+            f"Changed since: {'; '.join(changed)}. Training goes on, but its figures will not "
+            "equal to the bit those of a run that was never stopped."
+        )
+    elif (
+        trainer.strategy.root_device.type == "cuda"
+        and not torch.are_deterministic_algorithms_enabled()
+    ):
+        print(
+            "On CUDA some kernels add in no fixed order, so figures will equal those of a run that "
+            "was never stopped only nearly; with trainer.deterministic=true they are the same."
+        )
+
+
+def print_finished(run: RunDirectory) -> None:
+    """Say that a run has nothing left to do, and what came out."""
+    print(f"The run in {run.path} is finished.")
+    _print_figures(run.metrics)
+
+
+def _print_figures(metrics: Mapping[str, float]) -> None:
+    for name, label in (("val", "validation"), ("test", "test")):
+        if f"{name}/accuracy" in metrics:
+            accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
+            print(f"{label:<12}accuracy {accuracy:.2f} %, loss {loss:.4f}")
+
+
+@rank_zero_only
+def print_end(
+    classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: Mapping[str, float]
+) -> None:
+    """Print the per-class table, the run's figures, where everything lies and what to do next."""
+    tested = "test/accuracy" in metrics
+    split = classifier.test_metrics if tested else classifier.val_metrics
+    confusion = split.compute()["confusion"].cpu()
+    print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
+    print(classification_report(confusion, CLASS_NAMES))
+    _print_figures(metrics)
+    print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
+    print(f"{'total time':<12}{metrics['seconds']:.1f} s")
+    if "cuda/max_allocated_gib" in metrics:
+        allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
+        print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
+    print(
+        f"\nEverything lies in {run.path}\n"
+        f'  see the curves:   tensorboard --logdir "{run.path}"\n'
+        f'  write a report:   fashion-lit evaluate "{run.path}"\n'
+        f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
+        f"({str(run.best_checkpoint)!r})"
+    )

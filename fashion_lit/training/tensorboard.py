@@ -1,0 +1,205 @@
+"""What TensorBoard shows beyond the epoch's scalars: charts, HPARAMS, pictures, norms."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from typing_extensions import override
+
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.checkpoints import is_best_so_far
+from fashion_lit.runs.logger import RunLogger
+
+BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
+CUSTOM_SCALARS = {
+    "Overview": {
+        "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
+        "loss": ["Multiline", ["train/loss$", "val/loss$"]],
+    }
+} | {
+    f"{title} by class": {
+        score: ["Multiline", [f"{split}/{score}/.*"]] for score in ("f1", "precision", "recall")
+    }
+    for title, split in (("Validation", "val"), ("Test", "test"))
+}
+
+
+class TensorBoardPages(L.Callback):
+    """Fills TensorBoard beyond the epoch's scalars: charts by class, HPARAMS, lr, pictures.
+
+    Args:
+        hyperparameters: what the HPARAMS tab lists of this run; numbers stay numbers.
+        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
+    """
+
+    def __init__(
+        self,
+        hyperparameters: Mapping[str, float | str],
+        draw_confusion_matrix: Callable[[Tensor], Figure],
+    ) -> None:
+        self.hyperparameters = dict(hyperparameters)
+        self.draw_confusion_matrix = draw_confusion_matrix
+        self._last_point = 0
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(trainer.logger, RunLogger)
+        self._last_point = trainer.global_step
+        if not trainer.is_global_zero or trainer.logger.goes_on:
+            return
+        writer = _writer(trainer)
+        writer.add_custom_scalars(CUSTOM_SCALARS)
+        # The tab takes the names from here and the values from the scalars of these names.
+        names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
+        for summary in hparams(self.hyperparameters, names):
+            writer._get_file_writer().add_summary(summary)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        num_steps = trainer.global_step
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        due = every > 0 and (num_steps - 1) % every == 0 and num_steps != self._last_point
+        if not due or not trainer.is_global_zero:
+            return
+        self._last_point = num_steps  # gradient accumulation: several batches are one step
+        writer = _writer(trainer)
+        writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided by it
+        writer.add_scalar("train/batch_loss", loss, num_steps)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the best one
+            assert isinstance(pl_module, ImageClassifier)
+            totals = pl_module.val_metrics.compute()
+            _writer(trainer).add_scalar(BEST_ACCURACY, totals["accuracy"], trainer.global_step)
+            self._log_confusions(trainer, "val/best_confusion_matrix", totals["confusion"])
+
+    @override
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, ImageClassifier)
+            totals = pl_module.test_metrics.compute()
+            self._log_confusions(trainer, "test/confusion_matrix", totals["confusion"])
+
+    def _log_confusions(self, trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
+        figure = self.draw_confusion_matrix(confusion.cpu())
+        _writer(trainer).add_figure(tag, figure, trainer.global_step, close=False)
+
+
+class ValidationPictures(L.Callback):
+    """Shows the confusion matrix and the surest mistakes on validation images.
+
+    In each epoch that is the best so far: to draw them takes long, beside an epoch of a GPU.
+
+    Args:
+        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
+        draw_pictures: turns images (N, H, W), labels (N,) and probabilities (N, 10) into one.
+    """
+
+    NUM_PICTURES = 18
+
+    def __init__(
+        self,
+        draw_confusion_matrix: Callable[[Tensor], Figure],
+        draw_pictures: Callable[[Tensor, Tensor, Tensor], Figure],
+    ) -> None:
+        self.draw_confusion_matrix = draw_confusion_matrix
+        self.draw_pictures = draw_pictures
+        self._surest: list[Tensor] = []  # images, labels, probabilities of the mistakes so far
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._surest = []
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        images, labels = batch
+        probabilities = outputs["logits"].float().softmax(1)
+        found = [images[:, 0], labels, probabilities]
+        if self._surest:
+            found = [torch.cat(pair) for pair in zip(self._surest, found, strict=True)]
+        images, labels, probabilities = found
+        confidence, predicted = probabilities.max(1)
+        wrongness = torch.where(predicted != labels, confidence, -1)
+        kept = wrongness.topk(min(self.NUM_PICTURES, len(labels))).indices
+        self._surest = [images[kept], labels[kept], probabilities[kept]]
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        if not is_best_so_far(trainer):
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        confusion = pl_module.val_metrics.totals()["confusion"].cpu()
+        images, labels, probabilities = (part.cpu() for part in self._surest)
+        wrong = probabilities.argmax(1) != labels
+        pictures = self.draw_pictures(images[wrong], labels[wrong], probabilities[wrong])
+        writer, step = _writer(trainer), trainer.global_step
+        writer.add_figure("val/confusion_matrix", self.draw_confusion_matrix(confusion), step)
+        writer.add_figure("val/surest_mistakes", pictures, step)
+
+
+class Norms(L.Callback):
+    """Logs train/weight_norm and train/gradient_norm, over all weights together.
+
+    Args:
+        every_steps: optimizer steps between two points; each waits once for the device.
+    """
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if trainer.global_step % self.every_steps or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        weights = [p.detach() for p in pl_module.network.parameters()]
+        gradients = [p.grad for p in pl_module.network.parameters() if p.grad is not None]
+        for name, tensors in (("weight", weights), ("gradient", gradients)):
+            norm = torch.nn.utils.get_total_norm(tensors)
+            if name == "gradient":
+                norm = norm / gradient_scale(trainer, optimizer)
+            _writer(trainer).add_scalar(f"train/{name}_norm", norm, trainer.global_step)
+
+
+def gradient_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
+    """Return by what fp16's scaler has multiplied the gradients that the optimizer will see.
+
+    A fused optimizer divides by it itself, in its step; for others the scaler has done it.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return scaler.get_scale()
+
+
+def _writer(trainer: L.Trainer) -> Any:
+    assert isinstance(trainer.logger, RunLogger)
+    return trainer.logger.experiment

@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+
+from fashion_lit.config.compose import CONF_DIR, SPACES, SWEEP, compose_jobs, prepare_overrides
+from fashion_lit.config.schema import check
+from fashion_lit.config.settings import Config, flatten, model_name
+from fashion_lit.errors import UserError
+from fashion_lit.training.build import build_classifier, build_datamodule
+
+GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+CHOICES = [
+    f"{group}={path.stem}"
+    for group in GROUPS
+    if group not in (SPACES, SWEEP)
+    for path in sorted((CONF_DIR / group).glob("*.yaml"))
+]
+
+
+def compose(*overrides: str) -> Config:
+    (job,) = compose_jobs(prepare_overrides(overrides), multirun=False)
+    return job
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_composes_and_builds(choice: str) -> None:
+    config = compose(choice)
+    check(config)
+    classifier = build_classifier(config)
+    datamodule = build_datamodule(config, classifier)
+    assert datamodule.num_channels == classifier.num_channels
+
+
+def test_every_group_offers_a_choice() -> None:
+    assert all(len(list((CONF_DIR / group).glob("*.yaml"))) >= 2 for group in GROUPS)
+
+
+def test_yaml_stays_short() -> None:
+    for path in CONF_DIR.rglob("*.yaml"):
+        limit = 60 if path.name == "train.yaml" else 20
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
+
+
+def test_every_experiment_opens_with_its_command() -> None:
+    for path in (CONF_DIR / "experiment").glob("*.yaml"):
+        command = f"# fashion-lit train experiment={path.stem}\n"
+        assert command in path.read_text(encoding="utf-8").splitlines(keepends=True)[:3], path
+
+
+def test_report_b_is_the_reports_recipe() -> None:
+    config = compose("experiment=report_b")
+    assert model_name(config) == "report_cnn"
+    assert config["model"]["label_smoothing"] == 0.1
+    assert config["optimizer"]["name"] == "adamw"
+    assert config["optimizer"]["weight_decay"] == 1e-4
+    assert config["optimizer"]["lr"] == 0.01  # the maximum of OneCycleLR
+    assert config["scheduler"]["name"] == "one_cycle"
+    assert config["data"]["batch_size"] == 256
+    assert config["data"]["val_size"] == 12000
+    assert config["augment"] == {"flip": 0.0, "shift": 0, "erase": 0}
+    assert config["trainer"]["max_epochs"] == 20
+    assert config["trainer"]["precision"] == "16-mixed"
+    assert config["trainer"]["benchmark"] is True
+
+
+@pytest.mark.parametrize("name", ["report_a", "report_a_as_published"])
+def test_report_a_is_the_reports_recipe(name: str) -> None:
+    config = compose(f"experiment={name}")
+    assert config["model"]["backbone"] == "resnet18"
+    assert config["model"]["pretrained"] is True
+    assert config["model"]["reinit_stem"] is True
+    assert config["model"]["freeze_backbone"] is False
+    assert config["model"]["label_smoothing"] == 0.0
+    assert config["optimizer"] | {"betas": None} == {
+        "name": "adam", "lr": 1e-3, "betas": None, "weight_decay": 0.0,
+        "decay_norms_and_biases": True,
+    }  # fmt: skip
+    assert config["scheduler"] == {"name": "constant"}
+    assert config["data"]["batch_size"] == 64
+    assert config["data"]["image_size"] == 224
+    assert config["data"]["normalize"] is False
+    assert config["data"]["validate_on_test"] is (name == "report_a_as_published")
+    assert config["augment"] == {"flip": 0.0, "shift": 0, "erase": 0}
+    assert config["trainer"]["max_epochs"] == 20
+    assert config["trainer"]["precision"] == "32-true"
+
+
+def test_experiment_gives_way_to_the_command_line() -> None:
+    config = compose("experiment=report_b", "optimizer.lr=0.5", "precision=fp32", "model=fast_cnn")
+    assert config["optimizer"]["lr"] == 0.5
+    assert config["trainer"]["precision"] == "32-true"
+    assert model_name(config) == "fast_cnn"
+
+
+def test_multirun_composes_the_product() -> None:
+    overrides = prepare_overrides(["optimizer.lr=0.1,0.2", "data.batch_size=64,128", "seed=3"])
+    jobs = compose_jobs(overrides, multirun=True)
+    values = [(j["optimizer"]["lr"], j["data"]["batch_size"], j["seed"]) for j in jobs]
+    assert values == [(0.1, 64, 3), (0.1, 128, 3), (0.2, 64, 3), (0.2, 128, 3)]
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "sweep").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep_composes_and_opens_with_its_command(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith(f"# fashion-lit train sweep={path.stem}: ")
+    jobs = compose_jobs(prepare_overrides([f"sweep={path.stem}"]), multirun=True)
+    assert len(jobs) > 1
+    for job in jobs:
+        check(job)
+
+
+def test_what_is_typed_beside_a_sweep_takes_its_place() -> None:
+    overrides = prepare_overrides(["sweep=lr_batch_size", "optimizer.lr=0.3", "seed=1,2"])
+    jobs = compose_jobs(overrides, multirun=True)
+    assert {job["optimizer"]["lr"] for job in jobs} == {0.3}
+    assert len(jobs) == 6
+
+
+def test_unknown_sweep_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"`sweep` to be one of lr_batch_size, .* got 'lr_bs'"):
+        prepare_overrides(["sweep=lr_bs"])
+
+
+def test_run_directory_names_tell_time_and_model() -> None:
+    name = Path(compose("model=report_cnn")["run_dir"])
+    assert name.parent.name == "runs"
+    assert name.name.endswith("_report_cnn")
+    assert len(name.name.split("_")[1].split("-")[-1]) == 6  # microseconds
+
+
+def test_flatten_keeps_numbers_and_drops_places() -> None:
+    flat = flatten(compose())
+    assert isinstance(flat["optimizer.lr"], float)
+    assert flat["data.batch_size"] == compose()["data"]["batch_size"]
+    assert flat["model.class_weights"] == "None"
+    assert not {"data.root", "data.mirrors", "run_dir"} & flat.keys()

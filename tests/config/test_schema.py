@@ -1,0 +1,143 @@
+"""Bad settings end with one sentence and exit code 2, before anything is built."""
+
+from pathlib import Path
+
+import pytest
+
+from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.schema import check
+from fashion_lit.errors import UserError
+from fashion_lit.train import main
+
+
+def check_overrides(*overrides: str) -> None:
+    for job in compose_jobs(prepare_overrides(overrides), multirun=False):
+        check(job)
+
+
+BAD = [
+    ("optimizer.weight_dcay=1", "Unknown setting `optimizer.weight_dcay`; did you mean "
+     "`optimizer.weight_decay`?"),
+    ("+optimizer.weight_dcay=1", "did you mean `optimizer.weight_decay`?"),
+    ("++optimizer.weight_dcay=1", "did you mean `optimizer.weight_decay`?"),
+    ("lr=0.1", "Unknown setting `lr`; did you mean `optimizer.lr`?"),
+    ("+foo=1", "Unknown setting `foo`; fashion-lit train --cfg job shows them all."),
+    ("batch_size=64", "Unknown setting `batch_size`; did you mean `data.batch_size`?"),
+    ("trainer.max_epoch=3", "did you mean `trainer.max_epochs`?"),
+    ("data=synthetic data.root=here", "`data.root`; `data` has batch_size, device, drawing_seed"),
+    ("optimiser.lr=1", "Unknown setting `optimiser.lr`; did you mean `optimizer.lr`?"),
+    ("model.network.dropout=1", "Unknown setting `model.network.dropout`"),
+    ("data.batch_size=0", "Expected `data.batch_size` to be greater than 0, but got 0."),
+    ("data.batch_size=1.5", "Expected `data.batch_size` to be a whole number, but got 1.5."),
+    ("optimizer.lr=-1", "Expected `optimizer.lr` to be greater than 0, but got -1."),
+    ("optimizer.lr=nan", "Expected `optimizer.lr` to be a finite number, but got nan."),
+    ("optimizer.lr=fast", "Expected `optimizer.lr` to be a number, but got 'fast'."),
+    ("optimizer.lr=true", "Expected `optimizer.lr` to be a number, but got True."),
+    ("optimizer.lr=null", "Expected `optimizer.lr` to be a number, but got None."),
+    ("data.val_size=60000", "Expected `data.val_size` to be smaller than the 60,000 training "
+     "images that it is taken from, but got 60,000."),
+    ("trainer.max_epochs=abc", "Expected `trainer.max_epochs` to be a whole number, but got 'abc'"),
+    ("trainer.max_epochs=0", "Expected `trainer.max_epochs` to be greater than 0, but got 0."),
+    ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
+    ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its children"),
+    ("trainer.check_val_every_n_epoch=99", "to be at most trainer.max_epochs="),
+    ("trainer.compile=fast", "Expected `trainer.compile` to be true or false or"),
+    ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
+    ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
+    ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or 'tf32' or"),
+    ("trainer.compile=reduce-overhead trainer.accumulate_grad_batches=2", "Expected "
+     "`trainer.accumulate_grad_batches` to be 1 with trainer.compile=reduce-overhead, but got 2: "),
+    ("trainer.compile=max-autotune trainer.accumulate_grad_batches=2", "use trainer.compile=true."),
+    ("data=synthetic data.batch_size=5001", "to be at most the 5,000 images that are trained on"),
+    ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; `optimizer` "
+     "has betas, decay_norms_and_biases, fused, lr, name, weight_decay."),
+    ("seed=-1", "Expected `seed` to be at least 0, but got -1."),
+    ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
+    ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),
+    ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
+    ("model.label_smoothing=1", "Expected `model.label_smoothing` to be less than 1, but got 1."),
+    ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of at least 10"),
+    ("data.device=tpu", "Expected `data.device` to be one of 'auto', 'cpu' or 'cuda', but got"),
+    ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, synthetic, but got "
+     "'fashion_mist'; did you mean `data=fashion_mnist`?"),
+    ("optimizer=lion", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'lion'."),
+    ("optimizer.name=adamm", "Expected `optimizer.name` to be one of adam, adamw, sgd, but got "
+     "'adamm'; did you mean `optimizer.name=adam`?"),
+    ("model.network.name=fastcnn", "did you mean `model.network.name=fast_cnn`?"),
+    ("optimizer=null", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'null'."),
+    ("++optimizer.lr={a:1}", "Expected `optimizer.lr` to be a number, but got {'a': 1}."),
+    ("++optimizer=3", "Expected `optimizer` to be one of adam, adamw, sgd, but got '3'."),
+    ("model.network=3", "Expected `model.network` to be a group of settings, but got 3; choose"),
+    ("optimizer.lr=0.1,0.2", "holds several values; add -m to run each of them, or write "
+     "'optimizer.lr=[0.1,0.2]'"),
+    ("nonsense", "Expected an override of the form key=value, but got `nonsense`"),
+    ("scheduler=cosine scheduler.warmup_epochs=50", "Expected `scheduler.warmup_epochs` to be "
+     "less than trainer.max_epochs="),
+    ("scheduler=one_cycle_three_phase scheduler.pct_start=0.5", "Expected `scheduler.pct_start` to "
+     "be less than 0.5 with scheduler.three_phase, whose fall is as long as its rise, but got "
+     "0.5."),
+    ("model=resnet18 model.unfreeze_epoch=1", "model.freeze_backbone is false; set it to true"),
+    ("model=resnet18 model.pretrained=false model.weights=w.pth", "model.pretrained is false"),
+    ("model=resnet18 model.backbone=vgg", "Expected `model.backbone` to be one of 'resnet18', "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=[case[0] for case in BAD])
+def test_bad_settings_end_in_one_sentence(overrides: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_overrides(*overrides.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["optimizer.lrr=1"], ["-m", "optimizer.lr=0.1,-1"]])
+def test_command_exits_with_2_and_leaves_nothing(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fashion-lit train: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "seed=0,1", "hydra/launcher=basic"], "`hydra/launcher` has no effect on a multi"),
+        (["-m", "seed=0,1", "test=true"], "Expected `test` to be false in a multirun"),
+        (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the place of one run; name a multirun"),
+        (["sweep_name=lr"], "`sweep_name` names a multirun; add -m, or use run_dir=DIR"),
+    ],
+)
+def test_what_only_one_run_or_only_a_multirun_can_do_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=0",
+        "trainer.gradient_clip_val=1",  # not in train.yaml, but an argument of the Trainer
+        "+trainer.gradient_clip_val=1.5",
+        "trainer.devices=[0]",
+        "optimizer.betas=[0.9,0.99] optimizer=adamw",
+        "optimizer.lr=1",
+        "model.class_weights=[1,1,1,1,1,1,2,1,1,1]",
+        "~trainer.log_every_n_steps",
+        "+experiment=report_b",
+        "data.root=/somewhere/else",
+        "trainer.compile=true trainer.accumulate_grad_batches=2",
+        "trainer.compile=reduce-overhead",
+        "precision=tf32",
+    ],
+)
+def test_good_settings_pass(override: str) -> None:
+    check_overrides(*override.split())

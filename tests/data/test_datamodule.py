@@ -1,0 +1,228 @@
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fashion_lit.benchmarking.timing import kernels_restored
+from fashion_lit.data.augment import Augment
+from fashion_lit.data.datamodule import (
+    EvalBatches,
+    FashionMNISTDataModule,
+    TrainBatches,
+    stratified_split,
+    to_input,
+)
+from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.errors import UserError
+
+BALANCED = torch.arange(60000) % 10
+
+
+def build(**arguments: object) -> FashionMNISTDataModule:
+    settings = {"batch_size": 32, "eval_batch_size": 40, "val_size": 100} | arguments
+    source = SyntheticGarments(num_train=300, num_test=101)
+    datamodule = FashionMNISTDataModule(source, **settings)  # type: ignore[arg-type]
+    datamodule.setup()
+    return datamodule
+
+
+def test_split_is_48000_and_12000_disjoint_and_stratified() -> None:
+    train, val = stratified_split(BALANCED, 12000, split_seed=0)
+    assert (len(train), len(val)) == (48000, 12000)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60000))
+    assert BALANCED[train].bincount().tolist() == [4800] * 10
+    assert BALANCED[val].bincount().tolist() == [1200] * 10
+
+
+def test_split_of_real_labels_is_the_same_on_every_machine(real_data: FashionMNIST) -> None:
+    labels = real_data.load()[0].labels
+    train, val = stratified_split(labels, 12000, split_seed=0)
+    assert labels[val].bincount().tolist() == [1200] * 10
+    assert not set(train.tolist()) & set(val.tolist())
+    assert (
+        hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
+        == "dfaf2ec74f22db1539847d222e609df2385cd2c412216548252eb1ca6f4db621"
+    )
+
+
+def test_split_of_drawn_labels_is_the_same_on_every_machine() -> None:
+    _, val = stratified_split(BALANCED, 12000, split_seed=0)
+    assert (
+        hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
+        == "1576b7cffe94638a4054c30e8dc1a13d6c9403881bc718070b6ce4997cde8df3"
+    )
+    assert not torch.equal(val, stratified_split(BALANCED, 12000, split_seed=1)[1])
+
+
+@pytest.mark.parametrize("val_size", [1, 7, 1234, 59999])
+def test_split_shares_any_size_to_the_nearest_image(val_size: int) -> None:
+    uneven = torch.cat([BALANCED, torch.zeros(333, dtype=torch.int64)])
+    train, val = stratified_split(uneven, val_size, split_seed=0)
+    assert len(val) == val_size
+    assert len(train) == len(uneven) - val_size
+    shares = uneven.bincount(minlength=10) * val_size / len(uneven)
+    assert float((uneven[val].bincount(minlength=10) - shares).abs().max()) < 1
+
+
+def test_val_size_must_leave_images_to_train_on() -> None:
+    with pytest.raises(UserError, match=r"`data.val_size` to be smaller than the 300 .* got 300\."):
+        build(val_size=300)
+
+
+def test_to_input_normalises_with_the_data_sets_own_mean_and_std() -> None:
+    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    plain = to_input(images, num_channels=1, image_size=2, normalize=False)
+    assert plain.amin() == 0
+    assert plain.amax() == 1
+    pixels = torch.full((1, 4, 4), 73, dtype=torch.uint8)  # 73 / 255 is the mean, nearly
+    normal = to_input(pixels, num_channels=3, image_size=4, normalize=True)
+    assert normal.shape == (1, 3, 4, 4)
+    assert float(normal.abs().max()) < 0.01
+
+
+def test_to_input_resizes_like_torchvision() -> None:
+    from torchvision.transforms import functional
+
+    images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
+    ours = to_input(images, num_channels=3, image_size=64, normalize=False)
+    expected = functional.resize(images[:, None].float() / 255, [64, 64]).expand(-1, 3, -1, -1)
+    assert ours.shape == (2, 3, 64, 64)
+    torch.testing.assert_close(ours, expected)
+
+
+def epoch_labels(batches: TrainBatches) -> Tensor:
+    return torch.cat([labels for _, labels in batches])
+
+
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
+    augment = Augment(flip=0.5, shift=2)
+    one, again = (build(seed=3, augment=augment).train_dataloader() for _ in range(2))
+    for _ in one:  # whatever was drawn before does not matter
+        pass
+    for batches in (one, again):
+        batches.set_epoch(5)
+    for (images, labels), (other_images, other_labels) in zip(one, again, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+    again.set_epoch(6)
+    assert not torch.equal(epoch_labels(one), epoch_labels(again))
+    other_seed = build(seed=4, augment=augment).train_dataloader()
+    other_seed.set_epoch(5)
+    assert not torch.equal(epoch_labels(one), epoch_labels(other_seed))
+
+
+def test_an_epoch_draws_every_training_image_once() -> None:
+    datamodule = build()
+    seen = torch.cat([images for images, _ in datamodule.train_dataloader()])
+    expected = datamodule.to_input(datamodule.train.images[datamodule.train_indices])
+    assert len(datamodule.train_dataloader()) == 7  # 200 images in batches of 32
+    assert seen.flatten(1).sum(1).sort().values.equal(expected.flatten(1).sum(1).sort().values)
+
+
+def test_overfitting_repeats_the_same_batches() -> None:
+    batches = TrainBatches(build(), same_every_epoch=True)
+    first = epoch_labels(batches)
+    batches.set_epoch(1)
+    assert torch.equal(epoch_labels(batches), first)
+
+
+def test_a_last_batch_of_one_image_sits_out() -> None:
+    batches = build(batch_size=199).train_dataloader()
+    assert [len(labels) for _, labels in batches] == [199]
+    assert len(batches) == 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+def test_ranks_share_an_epoch_evenly_without_repeating_an_image(num_ranks: int) -> None:
+    datamodule = build()
+    shares = [TrainBatches(datamodule, rank, num_ranks) for rank in range(num_ranks)]
+    assert len({len(share) for share in shares}) == 1
+    images = torch.cat([images for share in shares for images, _ in share])
+    assert len(torch.unique(images, dim=0)) == len(images) == 200 // num_ranks * num_ranks
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("eval_batch_size", [1, 13, 1000])
+def test_evaluation_counts_every_image_once_in_equally_many_batches(
+    num_ranks: int, eval_batch_size: int
+) -> None:
+    datamodule = build(eval_batch_size=eval_batch_size)
+    indices = torch.arange(101)
+    shares = [
+        EvalBatches(datamodule, datamodule.test, indices, rank, num_ranks)
+        for rank in range(num_ranks)
+    ]
+    counts = [sum(1 for _ in share) for share in shares]
+    assert counts == [len(share) for share in shares] == [counts[0]] * num_ranks
+    images = torch.cat([images for share in shares for images, _ in share])
+    assert len(torch.unique(images, dim=0)) == len(images) == 101
+    assert max(len(labels) for share in shares for _, labels in share) <= eval_batch_size
+
+
+def test_report_as_protocol_trains_on_all_and_validates_on_test() -> None:
+    datamodule = build(validate_on_test=True)
+    assert sum(len(labels) for _, labels in datamodule.train_dataloader()) == 300
+    labels = torch.cat([labels for _, labels in datamodule.val_dataloader()])
+    assert torch.equal(labels, datamodule.test.labels)
+
+
+def test_images_follow_the_training_device_and_cuda_is_refused_without_one() -> None:
+    datamodule = build()
+    datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=SimpleNamespace(root_device=torch.device("meta"))
+    )
+    datamodule.setup()
+    assert datamodule.train.images.device.type == "meta"
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"data\.device=cuda, but PyTorch sees none; use"):
+            build(device="cuda")
+
+
+def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
+    class Operations(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8, device="meta")  # as a GPU: not the CPU
+    listed = []
+    for deterministic in (True, False):
+        with kernels_restored(), Operations() as operations:
+            torch.use_deterministic_algorithms(deterministic)
+            x = to_input(images, num_channels=3, image_size=224, normalize=False)
+        assert x.shape == (2, 3, 224, 224)
+        listed.append(operations.names)
+    assert listed[0] == listed[1]
+
+
+@pytest.mark.parametrize("size", [32, 224, 14])
+def test_resizing_is_torchs(size: int) -> None:
+    images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
+    x = images[:, None].float() / 255
+    expected = F.interpolate(x, size=size, mode="bilinear", antialias=size < 28)
+    resized = to_input(images, num_channels=1, image_size=size, normalize=False)
+    assert torch.equal(resized, expected)
+
+
+def test_the_cpu_waits_for_a_batch_and_a_gpu_does_not() -> None:
+    class Moved:
+        def to(self, device: torch.device, *, non_blocking: bool) -> tuple[str, bool]:
+            return str(device), non_blocking
+
+    data = build()
+    for device, ahead in (("cpu", False), ("cuda:0", True)):
+        batch: Any = (Moved(), Moved())
+        moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
+        assert moved == ((device, ahead), (device, ahead))

@@ -1,0 +1,236 @@
+"""`fashion-lit evaluate`: what it writes, refuses and leaves alone."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.image import imread
+from sklearn.metrics import f1_score, log_loss
+
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.evaluate import main
+from fashion_lit.evaluation.predictions import ensemble
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.training.inference import load_model, predict, shown, views_of
+
+FILES = {
+    "classification_report.csv",
+    "classification_report.txt",
+    "confusion_matrix.png",
+    "coverage.png",
+    "curves.png",
+    "metrics.json",
+    "mistakes.png",
+    "predictions.png",
+    "reliability.png",
+    "report.html",
+}
+
+
+def contents(run: RunDirectory) -> dict[str, bytes]:
+    files = [p for p in run.path.rglob("*") if p.is_file() and "report" not in p.parts]
+    return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A copy of a finished run with its report."""
+    run = RunDirectory(tmp_path_factory.mktemp("evaluated") / "run")
+    shutil.copytree(finished_run.path, run.path)
+    before = contents(run)
+    assert main([str(run.path)]) == 0
+    assert contents(run) == before  # nothing of the run is changed
+    return run
+
+
+def test_a_report_repeats_the_runs_own_metrics(evaluated: RunDirectory) -> None:
+    report = evaluated.path / "report"
+    assert {path.name for path in report.iterdir()} == FILES
+    metrics, own = json.loads((report / "metrics.json").read_text()), evaluated.metrics
+    shared = [key for key in own if key in metrics]
+    assert {"val/accuracy", "test/accuracy", "test/f1/Shirt"} <= set(shared)
+    for key in shared:
+        assert metrics[key] == pytest.approx(own[key], abs=1e-6), key
+
+
+def test_numbers_are_what_the_probabilities_say(evaluated: RunDirectory) -> None:
+    predictions = predict(load_model(evaluated), "test")
+    metrics = json.loads((evaluated.path / "report" / "metrics.json").read_text())
+    labels, probabilities = predictions.labels, predictions.probabilities.double()
+    assert len(labels) == 101
+    macro = f1_score(labels, predictions.predicted, labels=range(10), average="macro")
+    assert metrics["test/macro_f1"] == pytest.approx(macro)
+    exact = probabilities / probabilities.sum(1, keepdim=True)
+    assert metrics["test/log_loss"] == pytest.approx(log_loss(labels, exact, labels=range(10)))
+    table = pd.read_csv(evaluated.path / "report" / "classification_report.csv", index_col="class")
+    expected = f1_score(labels, predictions.predicted, labels=range(10), average=None)
+    np.testing.assert_allclose(table["f1"].iloc[:10], expected)
+    assert list(table.index[:10]) == list(CLASS_NAMES)
+
+
+def test_the_page_needs_nothing_else(evaluated: RunDirectory) -> None:
+    page = (evaluated.path / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == sum(name.endswith(".png") for name in FILES)
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "prefers-color-scheme: dark" in page
+    assert "width=device-width" in page
+    assert "Test accuracy is" in page
+    assert "report A" not in page  # drawn garments are no comparison
+    for name in ("curves", "mistakes", "predictions", "confusion_matrix"):
+        assert imread(evaluated.path / "report" / f"{name}.png").std() > 0.01
+
+
+def test_one_member_is_itself_and_three_are_their_mean(
+    finished_run: RunDirectory, train: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    alone = predict(load_model(finished_run), "val")
+    assert torch.equal(ensemble([alone]).probabilities, alone.probabilities)
+
+    runs = [train(f"seed={seed}", "model.network.widths=[8,16,32]") for seed in range(3)]
+    output = tmp_path / "together"
+    assert main([*(str(run.path) for run in runs), "--output", str(output), "--tta"]) == 0
+    members = [predict(load_model(run), "test").probabilities.numpy() for run in runs]
+    mean = np.mean(members, axis=0)
+    labels = predict(load_model(runs[0]), "test").labels
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["test/accuracy"] == pytest.approx(
+        float((mean.argmax(1) == labels.numpy()).mean())
+    )
+    for run in runs:
+        accuracy = metrics[f"{run.path.name}/test/accuracy"]
+        assert accuracy == pytest.approx(run.metrics["test/accuracy"])
+    assert "ensemble, views/test/accuracy" in metrics
+    assert not (output / "curves.png").exists()
+
+
+def test_views_are_mirrored_and_moved() -> None:
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    images[:, 5, 9] = 200
+    assert shown(images, False, 0, 0) is images
+    assert shown(images, False, 1, 0)[:, 6, 9].tolist() == [200, 200]
+    assert shown(images, True, 0, -1)[:, 5, 28 - 1 - 9 - 1].tolist() == [200, 200]
+
+
+def test_views_are_mirrored_only_if_training_was() -> None:
+    def mirrors(flip: float) -> set[bool]:
+        return {mirrored for mirrored, _, _ in views_of({"augment": {"flip": flip}})}
+
+    assert mirrors(0.0) == {False}
+    assert mirrors(0.5) == {False, True}
+    assert views_of({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
+
+
+def test_what_is_closed_stays_closed(
+    train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("test=false", "model.network.widths=[8,16,32]")
+    capsys.readouterr()
+    assert main([str(run.path)]) == 0
+    assert "The test set stays closed" in capsys.readouterr().out
+    metrics = json.loads((run.path / "report" / "metrics.json").read_text())
+    assert not [key for key in metrics if "test/" in key]
+    assert main([str(run.path), "--split", "test"]) == 0
+    metrics = json.loads((run.path / "report" / "metrics.json").read_text())
+    assert not [key for key in metrics if "val/" in key]
+
+
+def test_an_unfinished_run_is_evaluated_where_it_stands(
+    finished_run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path / "stopped")
+    shutil.copytree(finished_run.path, run.path)
+    run.write_status("interrupted")
+    assert main([str(run.path), "--split", "val"]) == 0
+    told = "The run is interrupted: this is last.ckpt, 2 of 2 epochs."
+    assert told in capsys.readouterr().out
+    assert told in (run.path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_bad_input_ends_in_one_sentence(
+    finished_run: RunDirectory,
+    train: Callable[..., RunDirectory],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = train("data.split_seed=1", "model.network.widths=[8,16,32]")
+    empty = RunDirectory(tmp_path / "empty")
+    empty.path.mkdir()
+    empty.create(finished_run.config)
+    empty.write_status("running")
+    first, second = str(finished_run.path), str(other.path)
+    foreign = str(other.best_checkpoint)
+    cases = {
+        ("absent",): "Expected the directory of a run, but absent holds no config.yaml.",
+        (str(empty.path),): "but there is none yet.",
+        (first, "--checkpoint", "absent.ckpt"): "there is no file absent.ckpt",
+        (first, "--checkpoint", foreign): "Expected a checkpoint of the run's own model",
+        (first, first): "one of the directories was given twice",
+        (first, second, "--split", "val"): "Expected runs on the same images",
+        (first, "--compare"): "Expected two runs or more",
+        (first, second, "--checkpoint", foreign): "Expected one run with a --checkpoint FILE",
+    }
+    capsys.readouterr()
+    for arguments, message in cases.items():
+        assert main(list(arguments)) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+
+
+def test_two_runs_are_compared_image_by_image(
+    finished_run: RunDirectory,
+    train: Callable[..., RunDirectory],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = train("model.network.widths=[8,16,32]", "seed=3")
+    paths = [str(finished_run.path), str(other.path)]
+    capsys.readouterr()
+    assert main([*paths, "--compare", "--output", str(tmp_path / "c")]) == 0
+    out = capsys.readouterr().out
+    one, two = (predict(load_model(run), "test").correct for run in (finished_run, other))
+    counts = int((one & ~two).sum()), int((two & ~one).sum())
+    told = (
+        f"only {finished_run.path.name} gets {counts[0]} right, only {other.path.name} {counts[1]}"
+    )
+    assert told in out
+    assert (tmp_path / "c" / "comparison.txt").read_text() in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("data", "device", "cuda"), ("trainer", "accelerator", "cuda"), ("trainer", "devices", 7)],
+)
+def test_a_run_of_devices_that_are_not_here_is_evaluated_on_what_is(
+    group: str,
+    key: str,
+    value: object,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory(tmp_path / "moved")
+    shutil.copytree(finished_run.path, run.path)
+    config = run.config
+    config["trainer"]["accelerator"] = "cuda" if key == "devices" else "auto"
+    config[group][key] = value
+    run.write_config(config)
+    assert main([str(run.path), "--tta"]) == 0
+    told = capsys.readouterr()
+    assert "The run's devices are not on this machine; it is evaluated on its cpu." in told.out
+    assert told.err == ""
+    metrics = json.loads((run.path / "report" / "metrics.json").read_text())
+    assert metrics["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+
+
+@pytest.mark.parametrize("view", [(False, 0, 0), (True, 0, 0), (False, 1, -1), (True, 0, 1)])
+def test_views_are_made_where_the_images_are(view: tuple[bool, int, int]) -> None:
+    images = torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta")  # as on a GPU: not the CPU
+    assert shown(images, *view).device.type == "meta"

@@ -1,0 +1,170 @@
+"""A run that was killed again and again ends as if it had never been stopped, to the bit.
+
+The long version, 35 kills over seven runs, takes about eight minutes: pytest -m long -s
+"""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fashion_lit.runs.directory import RunDirectory
+
+SETTINGS = [
+    "data=synthetic",
+    "data.num_train=700",
+    "data.num_test=101",
+    "data.val_size=170",
+    "data.batch_size=50",
+    "data.eval_batch_size=40",
+    "augment=flip_shift_erase",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=2",
+    "checkpoint.every_steps=4",
+]
+STEPS = 11  # an epoch
+CNN = ["model=fast_cnn"]
+RESNET = ["model=resnet18", "data.image_size=32", "model.pretrained=false", "optimizer.lr=0.01"]
+# What is not a function of the settings: clocks.
+TIMES = ("seconds", "train/images_per_second")
+KILLED = 9 if os.name == "nt" else -9  # the exit code; Windows' TerminateProcess is as sudden
+HERE = Path(__file__).parent
+
+
+def start(run: RunDirectory, settings: list[str], place: str, number: int) -> int:
+    """Start fashion-lit in a process of its own; returns its exit code."""
+    command = [sys.executable, str(HERE / "killed_train.py"), place, str(number), "train"]
+    command += [f"run_dir={run.path.as_posix()}", *settings]
+    return subprocess.run(command, capture_output=True, timeout=300, check=False).returncode
+
+
+def assert_equal(a: Any, b: Any, path: str = "") -> None:
+    """Compare nested values, tensors to the bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def training_state(path: Path) -> dict[str, Any]:
+    """Load what must not depend on stops: everything but clocks, places and loop counters."""
+    checkpoint = torch.load(path, weights_only=True)
+    keys = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
+    state = {key: checkpoint[key] for key in (*keys, "train_metrics", "FashionMNISTDataModule")}
+    for name, callback in checkpoint["callbacks"].items():
+        scores = {
+            key: v for key, v in callback.items() if "path" not in key and "best_k" not in key
+        }
+        state[name] = scores
+    metrics = checkpoint["run"]["metrics"]
+    state["metrics"] = {key: value for key, value in metrics.items() if key not in TIMES}
+    return state
+
+
+def curves(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
+    """Read all TensorBoard scalars: {tag: [(step, value)]}, speed without its value."""
+    events = EventAccumulator(
+        str(run.path), size_guidance={"scalars": 0}, purge_orphaned_data=False
+    )
+    scalars = {tag: events.Scalars(tag) for tag in events.Reload().Tags()["scalars"]}
+    return {
+        tag: [(event.step, 0.0 if tag in TIMES else event.value) for event in points]
+        for tag, points in scalars.items()
+    }
+
+
+def assert_same_result(run: RunDirectory, reference: RunDirectory) -> None:
+    """Compare everything that two runs leave behind, but their clocks."""
+    for name in ("last.ckpt", "best.ckpt"):
+        states = [training_state(r.checkpoint_dir / name) for r in (run, reference)]
+        assert_equal(*states, path=name)
+    kept = [{k: v for k, v in r.metrics.items() if k not in TIMES} for r in (run, reference)]
+    assert_equal(*kept, path="metrics.json")
+    assert_equal(curves(run), curves(reference), path="curves")
+    assert run.config == reference.config
+    assert run.status["state"] == "finished"
+    assert not list(run.path.rglob("*.part"))
+
+
+def draw_kills(seed: int, count: int) -> list[tuple[str, int]]:
+    """Choose where to kill: each place in turn, the arrival at random."""
+    draw = random.Random(seed)
+    places = ["step", "validation", "save", "rename", "epoch", "test"]
+    most = {"step": STEPS, "validation": 7, "save": 5, "rename": 3, "epoch": 1, "test": 3}
+    draw.shuffle(places)
+    chosen = [place for place in places * count if place != "test"][: count - 1]
+    if seed % 2:
+        chosen.append("test")  # only a run that gets that far can die there
+    else:
+        chosen.append("step")
+    return [(place, draw.randint(1, most[place])) for place in chosen]
+
+
+def check_kills(tmp_path: Path, settings: list[str], kills: list[tuple[str, int]]) -> int:
+    """Kill a run at each of these points, finish it, compare; returns how many kills hit."""
+    reference, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
+    assert start(reference, settings, "never", 0) == 0
+    codes = [start(run, settings if i == 0 else [], *kill) for i, kill in enumerate(kills)]
+    print([(*kill, code) for kill, code in zip(kills, codes, strict=True)])
+    assert set(codes) <= {KILLED, 0}
+    assert start(run, [], "never", 0) == 0
+    assert_same_result(run, reference)
+    return codes.count(KILLED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kills"),
+    [
+        (
+            [*CNN, "scheduler=one_cycle", "precision=bf16"],
+            [("save", 2), ("validation", 3), ("step", 7)],
+        ),
+        (
+            [*RESNET, "scheduler=plateau", "scheduler.patience=0", "precision=fp32"],
+            [("step", 10), ("rename", 2)],
+        ),
+    ],
+    ids=["cnn", "resnet"],
+)
+def test_killed_run_ends_as_if_never_stopped(
+    settings: list[str], kills: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    assert check_kills(tmp_path, [*SETTINGS, *settings], kills) == len(kills)
+
+
+LONG = {
+    "cnn-one_cycle-bf16": [*CNN, "scheduler=one_cycle", "precision=bf16"],
+    "cnn-plateau-fp32": [*CNN, "scheduler=plateau", "scheduler.patience=0", "precision=fp32"],
+    "report_cnn-cosine-bf16": ["model=report_cnn", "optimizer=adamw", "optimizer.lr=1e-3",
+                               "scheduler=cosine", "precision=bf16"],
+    "resnet-one_cycle-fp32": [*RESNET, "scheduler=one_cycle", "precision=fp32"],
+    "resnet-plateau-bf16": [*RESNET, "scheduler=plateau", "scheduler.patience=0",
+                            "precision=bf16"],
+    "cnn-accumulate-half-epochs": [*CNN, "precision=fp32", "trainer.accumulate_grad_batches=2",
+                                   "trainer.val_check_interval=0.5", "checkpoint.every_steps=1"],
+    "cnn-max_steps-step": [*CNN, "precision=fp32", "trainer.max_steps=27", "scheduler=step",
+                           "scheduler.step_size=1", "checkpoint.every_steps=3"],
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+def test_many_kills(name: str, tmp_path: Path) -> None:
+    seed = list(LONG).index(name)
+    kills = draw_kills(seed, 5)
+    assert check_kills(tmp_path, [*SETTINGS, *LONG[name]], kills) >= 4

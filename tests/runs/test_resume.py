@@ -1,0 +1,404 @@
+"""What a stopped run goes on with: its settings, and the newest checkpoint that is sound."""
+
+import copy
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fashion_lit.config.compose import amend
+from fashion_lit.config.settings import continued_config, differences
+from fashion_lit.errors import UserError
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.restart_points import environment
+from fashion_lit.runs.resume import find_restart
+from fashion_lit.train import main
+
+CONFIG = {
+    "seed": 0,
+    "test": True,
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "scheduler": {"name": "step"},
+    "trainer": {"max_epochs": 2},
+    "data": {"root": None},
+}
+
+
+def changed(**settings: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    for path, value in settings.items():
+        group, _, key = path.partition("__")
+        if key:
+            config[group][key] = value
+        else:
+            config[group] = value
+    return config
+
+
+def test_differences_name_dotted_keys_on_either_side() -> None:
+    other = changed(optimizer__lr=0.2, scheduler__gamma=0.5)
+    del other["seed"]
+    expected = {
+        "seed": (0, "absent"),
+        "optimizer.lr": (0.1, 0.2),
+        "scheduler.gamma": ("absent", 0.5),
+    }
+    assert differences(CONFIG, other) == expected
+    assert differences(CONFIG, copy.deepcopy(CONFIG)) == {}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"test": False}, {"data__root": "x"}, {"trainer__max_epochs": 3}]
+)
+def test_what_cannot_change_the_result_may_change(settings: dict[str, Any]) -> None:
+    assert continued_config(CONFIG, changed(**settings), "x") == changed(**settings)
+
+
+def test_what_changes_the_result_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"`seed` is 0 there and 1 here; `optimizer.lr` is 0.1 there and 0.2"
+    ):
+        continued_config(CONFIG, changed(optimizer__lr=0.2, seed=1), "the run in x")
+    with pytest.raises(UserError, match=r"`trainer.max_epochs` is 2 there and 1 here"):
+        continued_config(CONFIG, changed(trainer__max_epochs=1), "the run in x")
+
+
+def test_a_schedule_that_knows_its_end_takes_no_more_epochs() -> None:
+    recorded = changed(scheduler__name="one_cycle")
+    wanted = changed(scheduler__name="one_cycle", trainer__max_epochs=3)
+    with pytest.raises(UserError, match="more epochs need a scheduler that is constant or step"):
+        continued_config(recorded, wanted, "the run in x")
+
+
+def test_amend_takes_single_settings_as_typed_and_groups_as_a_whole_command() -> None:
+    composed = changed(optimizer__lr=0.3, seed=5) | {"run_dir": "here"}
+    amended = amend(CONFIG, ["++optimizer.lr=0.3", "++run_dir=here"], composed)
+    assert amended == changed(optimizer__lr=0.3)
+    assert amend(CONFIG, ["optimizer=sgd"], composed) == changed(optimizer__lr=0.3, seed=5)
+
+
+# Checkpoints that must not be used
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch hacked",)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def change_configuration(path: Path) -> None:
+    checkpoint = torch.load(path)
+    checkpoint["run"]["config"]["optimizer"]["lr"] = 3.0
+    torch.save(checkpoint, path)
+
+
+def change_architecture(path: Path) -> None:
+    checkpoint = torch.load(path)
+    checkpoint["run"]["config"]["model"]["network"] = {"name": "report_cnn"}
+    torch.save(checkpoint, path)
+
+
+def foreign_lightning_checkpoint(path: Path) -> None:
+    checkpoint = torch.load(path)
+    del checkpoint["run"]
+    torch.save(checkpoint, path)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, r"last\.ckpt \([\d,]+ bytes\) is damaged, or none"),
+    "empty": (lambda path: path.write_bytes(b""), r"last\.ckpt \(0 bytes\) is damaged, or none"),
+    "text": (lambda path: path.write_text("epoch 1"), r"\(7 bytes\) is damaged, or none"),
+    "flipped byte": (flip_a_byte, r"last\.ckpt \([\d,]+ bytes\) is damaged, or none"),
+    "raw pickle": (lambda path: path.write_bytes(pickle.dumps(Exploit())), "is damaged, or none"),
+    "malicious": (
+        lambda path: torch.save(Exploit(), path),
+        r"last\.ckpt holds \w+\.system; it was not loaded, since that could run any code",
+    ),
+    "other configuration": (
+        change_configuration,
+        r"last\.ckpt belongs to another configuration \(optimizer\.lr\)",
+    ),
+    "other architecture": (change_architecture, r"configuration \(model\.network\.\w+"),
+    "foreign": (foreign_lightning_checkpoint, r"last\.ckpt was not written by it"),
+}
+
+
+@pytest.fixture
+def copied_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of a finished run, said to be stopped, with a checkpoint before the last."""
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(finished_run.path, run.path)
+    shutil.copy(run.best_checkpoint, run.previous_checkpoint)
+    run.write_status("interrupted")
+    return run
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_unusable_checkpoint_is_named_set_aside_and_its_predecessor_used(
+    name: str, copied_run: RunDirectory, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(copied_run.path)
+    damage, message = DAMAGES[name]
+    damage(copied_run.last_checkpoint)
+    restart = find_restart(copied_run, copied_run.config)
+    assert restart.checkpoint == copied_run.previous_checkpoint
+    capsys_error = capsys.readouterr().err
+    assert re.search(message, capsys_error), capsys_error
+    assert "renamed to last.ckpt.unusable" in capsys_error
+    assert not copied_run.last_checkpoint.exists()
+    assert not Path("hacked").exists()
+
+
+# A new run takes its configuration from the checkpoint, so none is another one's.
+@pytest.mark.parametrize("name", [name for name in DAMAGES if not name.startswith("other")])
+def test_new_run_from_an_unusable_checkpoint_is_refused(
+    name: str, copied_run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    damage, message = DAMAGES[name]
+    damage(copied_run.last_checkpoint)
+    place = [f"ckpt_path={copied_run.last_checkpoint.as_posix()}", "run_dir=new"]
+    assert main(place) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert len(error.splitlines()) == 1
+    assert not Path("new").exists()
+    assert not Path("hacked").exists()
+
+
+def test_weights_of_another_architecture_never_load(copied_run: RunDirectory) -> None:
+    for path in copied_run.checkpoint_dir.iterdir():
+        change_architecture(path)
+    restart = find_restart(copied_run, copied_run.config)
+    assert restart.checkpoint is None  # from the very beginning
+    assert len(list(copied_run.checkpoint_dir.glob("*.unusable"))) == 3
+
+
+# Whole runs
+
+
+def test_finished_run_says_so(copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    copied_run.write_status("finished")
+    before = {
+        path: path.stat().st_mtime_ns for path in copied_run.path.rglob("*") if path.is_file()
+    }
+    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
+    out = capsys.readouterr().out
+    assert "is finished." in out
+    assert f"test        accuracy {100 * copied_run.metrics['test/accuracy']:.2f} %" in out
+    del before[copied_run.lock_file]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_resumed_run_reaches_the_same_figures_from_any_sound_checkpoint(
+    copied_run: RunDirectory, finished_run: RunDirectory
+) -> None:
+    copied_run.last_checkpoint.unlink()
+    copied_run.previous_checkpoint.unlink()
+    copied_run.metrics_file.unlink()
+    assert main([f"run_dir={copied_run.path.as_posix()}", "trainer.enable_progress_bar=true"]) == 0
+    clocks = ("seconds", "train/images_per_second")
+    for name, value in finished_run.metrics.items():
+        assert name in clocks or copied_run.metrics[name] == value, name
+    assert copied_run.config["trainer"]["enable_progress_bar"] is True
+
+
+def test_contradicting_settings_are_refused_and_nothing_changes(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = copied_run.config
+    assert main([f"run_dir={copied_run.path.as_posix()}", "optimizer.lr=0.7"]) == 2
+    assert "`optimizer.lr` is 0.15 there and 0.7 here" in capsys.readouterr().err
+    assert copied_run.config == before
+    assert copied_run.status["state"] == "interrupted"
+
+
+def test_misspelled_setting_of_a_resumed_run_is_named(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"run_dir={copied_run.path.as_posix()}", "optimizer.lrr=0.7"]) == 2
+    assert "`optimizer.lrr` is absent there" in capsys.readouterr().err
+
+
+def test_more_epochs_go_on_from_the_last_one(
+    train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["scheduler=step", "scheduler.step_size=1"]
+    long = train(*settings, "trainer.max_epochs=2")
+    run = train(*settings, "test=false")
+    assert main([f"run_dir={run.path.as_posix()}", "trainer.max_epochs=2", "test=true"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("2/2 ")]
+    assert lines[0].split()[:6] == lines[1].split()[:6]
+    assert run.metrics["test/accuracy"] == long.metrics["test/accuracy"]
+    assert run.config["trainer"]["max_epochs"] == 2
+
+
+def test_new_run_departs_from_a_checkpoint_whose_run_is_gone(
+    train: Callable[..., RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["model=report_cnn", "scheduler=constant"]
+    whole = train(*settings, "trainer.max_epochs=2")
+    first = train(*settings)
+    first.last_checkpoint.rename(tmp_path / "kept.ckpt")
+    shutil.rmtree(first.path)
+    assert main(["ckpt_path=kept.ckpt", "trainer.max_epochs=2"]) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    assert path.name.endswith("_report_cnn")
+    run = RunDirectory(path)
+    assert run.status["epoch"] == 2
+    assert run.config["ckpt_path"] == str(tmp_path / "kept.ckpt")
+    weights = [torch.load(r.last_checkpoint)["state_dict"] for r in (run, whole)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+
+
+def test_new_run_needs_epochs_to_train(
+    finished_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"ckpt_path={finished_run.last_checkpoint.as_posix()}"]) == 2
+    assert "more than the 2 epochs that" in capsys.readouterr().err
+
+
+def test_checkpoint_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ckpt_path=absent.ckpt"]) == 2
+    assert "there is no file absent.ckpt" in capsys.readouterr().err
+
+
+def test_best_epoch_that_is_lost_is_told(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(copied_run.best_checkpoint)
+    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 1
+    error = capsys.readouterr().err
+    assert "best.ckpt.unusable" in error
+    assert "begins anew" in error
+    shutil.rmtree(copied_run.checkpoint_dir)
+    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
+
+
+def test_changed_environment_is_told(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = torch.load(copied_run.last_checkpoint)
+    checkpoint["run"]["environment"]["threads"] = "96"
+    torch.save(checkpoint, copied_run.last_checkpoint)
+    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
+    out = capsys.readouterr().out
+    assert "goes on after 2 whole epochs and 8 steps, from " in out
+    assert "Changed since: threads was 96, is " in out
+    assert "will not equal to the bit" in out
+
+
+def tag_as_of_a_gpu(path: Path) -> None:
+    """Rewrite a checkpoint so that it says its tensors lay on a GPU."""
+    checkpoint = torch.load(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(checkpoint, path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_a_gpu_goes_on_and_is_tested_without_one(
+    finished: bool, copied_run: RunDirectory
+) -> None:
+    metrics = copied_run.metrics
+    copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
+    copied_run.write_status("finished" if finished else "interrupted")
+    for path in (copied_run.best_checkpoint, copied_run.last_checkpoint):
+        tag_as_of_a_gpu(path)
+    assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
+    assert copied_run.status["state"] == "finished"
+    assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
+    assert copied_run.metrics["best_epoch"] == metrics["best_epoch"]
+
+
+def record(run: RunDirectory, group: str, key: str, value: str) -> None:
+    """Rewrite a run so that it was trained with another setting."""
+    config = run.config
+    config[group][key] = value
+    run.write_config(config)
+    for path in run.checkpoint_dir.iterdir():
+        checkpoint = torch.load(path)
+        checkpoint["run"]["config"][group][key] = value
+        torch.save(checkpoint, path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.parametrize(
+    ("group", "key", "message"),
+    [
+        ("trainer", "accelerator", "Expected a device for trainer.accelerator=cuda"),
+        ("data", "device", "Expected a CUDA device for data.device=cuda"),
+    ],
+)
+def test_a_run_on_a_device_that_is_not_here_goes_on_where_it_is_told_to(
+    group: str, key: str, message: str, copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(copied_run, group, key, "cuda")
+    place = f"run_dir={copied_run.path.as_posix()}"
+    assert main([place]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert copied_run.status["state"] == "interrupted"
+    assert main([place, f"{group}.{key}=auto"]) == 0
+    assert copied_run.config[group][key] == "auto"
+    assert copied_run.best_checkpoint.exists()  # and was not taken for another configuration's
+    assert not list(copied_run.checkpoint_dir.glob("*.unusable"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+def test_a_finished_run_is_tested_on_what_is_here_and_says_so(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = copied_run.metrics
+    copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
+    copied_run.write_status("finished")
+    record(copied_run, "trainer", "accelerator", "cuda")
+    record(copied_run, "data", "device", "cuda")
+    assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
+    told = "The run's devices are not on this machine; it is evaluated on its "
+    assert told in capsys.readouterr().out
+    assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
+
+
+def test_images_stay_on_the_device_that_augments_them(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in ("cpu", "cuda"):
+        assert main([f"run_dir={copied_run.path.as_posix()}", f"data.device={device}"]) == 2
+        error = capsys.readouterr().err
+        assert f"`data.device` is auto there and {device} here" in error
+    assert copied_run.status["state"] == "interrupted"
+
+
+def test_threads_count_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    found = []
+    for device in ("cpu", "cuda:0"):
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        trainer: Any = SimpleNamespace(strategy=strategy, world_size=1, precision="32-true")
+        found.append(environment(trainer))
+    assert found[0].keys() - found[1].keys() == {"threads"}
+    assert [told["device"] for told in found] == ["cpu", "H100"]

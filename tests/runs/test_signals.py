@@ -1,0 +1,39 @@
+import signal
+
+import pytest
+
+from fashion_lit.runs.signals import NAMES, Stopped, StopSignals
+
+
+def test_first_signal_waits_for_a_good_moment_and_the_second_does_not(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with StopSignals() as signals:
+        signals.wait_for_a_good_moment = True
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        assert "Stopping after this step" in capfd.readouterr().err
+        with pytest.raises(Stopped) as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert stop.value.exit_code == 130
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(signal, n)])
+def test_outside_training_a_signal_stops_at_once(name: str) -> None:
+    number = getattr(signal, name)
+    with StopSignals(), pytest.raises(Stopped) as stop:
+        signal.raise_signal(number)
+    assert (stop.value.name, stop.value.exit_code) == (name, 128 + number)
+
+
+def test_other_handlers_are_left_alone_and_our_own_go_away() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does
+    try:
+        interrupt = signal.getsignal(signal.SIGINT)
+        with StopSignals():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGINT) != interrupt
+        assert signal.getsignal(signal.SIGINT) == interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

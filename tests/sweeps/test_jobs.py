@@ -1,0 +1,228 @@
+"""Multiruns: typed again, they find every job where it was."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from fashion_lit.config.compose import prepare_overrides
+from fashion_lit.leaderboard import main as leaderboard
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.sweeps.jobs import fingerprint, plan_jobs
+from fashion_lit.train import main
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to kill")
+COMMAND = [sys.executable, "-m", "fashion_lit", "train", "-m"]
+CLOCKS = ("seconds", "train/images_per_second")
+
+
+def plan(sweep_dir: Path, *overrides: str) -> dict[str, Path]:
+    """Plan a sweep: {folder name: path}."""
+    jobs = plan_jobs(prepare_overrides(overrides), sweep_dir)
+    return {job.run.path.name: job.run.path for job in jobs}
+
+
+def test_fingerprint_follows_what_can_change_the_result_and_nothing_else() -> None:
+    config = {"seed": 0, "test": True, "optimizer": {"lr": 1}, "data": {"root": None}}
+    same = {"test": False, "data": {"root": "x"}, "optimizer": {"lr": 1.0}, "seed": 0}
+    assert fingerprint(config) == fingerprint(same)
+    assert re.fullmatch("[0-9a-f]{8}", fingerprint(config))
+    for other in ({"seed": 1}, {"optimizer": {"lr": 1.5}}, {"data": {"root": None, "size": 2}}):
+        assert fingerprint(config | other) != fingerprint(config)
+
+
+def test_where_the_images_live_is_part_of_a_fingerprint() -> None:
+    def of(device: str) -> str:
+        return fingerprint({"seed": 0, "data": {"device": device}})
+
+    assert len({of("auto"), of("cpu"), of("cuda")}) == 3  # augmentation draws there
+    assert of("auto") == fingerprint({"seed": 0})  # as in sweeps of earlier versions
+
+
+def test_jobs_are_named_by_what_varies_and_a_fingerprint(tmp_path: Path) -> None:
+    names = plan(tmp_path, "optimizer.lr=0.1,0.2", "data.batch_size=64,128", "seed=3")
+    assert len(names) == 4
+    assert any(
+        re.fullmatch(r"optimizer\.lr=0\.1,data\.batch_size=64-[0-9a-f]{8}", n) for n in names
+    )
+
+
+def test_two_jobs_of_one_configuration_are_one(tmp_path: Path) -> None:
+    assert len(plan(tmp_path, "optimizer.lr=0.15,0.150,1.5e-1")) == 1
+    assert len(plan(tmp_path, "model=fast_cnn,report_cnn", "model=fast_cnn")) == 1
+
+
+def test_jobs_are_found_again_whatever_varies(tmp_path: Path) -> None:
+    before = plan(tmp_path, "optimizer.lr=0.1,0.2")
+    for path in before.values():
+        path.mkdir()
+    more_values = plan(tmp_path, "optimizer.lr=0.05,0.1,0.2")
+    assert before.items() < more_values.items()
+    more_seeds = plan(tmp_path, "optimizer.lr=0.1,0.2", "seed=0,1")
+    assert before.items() < more_seeds.items()  # seed 0 was the default
+    assert plan(tmp_path, "optimizer.lr=0.2").items() < before.items()
+    other = plan(tmp_path, "optimizer.lr=0.1,0.2", "trainer.max_epochs=3")
+    assert not before.keys() & other.keys()
+
+
+def test_folder_names_suit_every_file_system(tmp_path: Path) -> None:
+    (name,) = plan(tmp_path, "data.root=a/b:c?,a/b:c?")
+    assert re.fullmatch(r"data\.root=a_b__c_-[0-9a-f]{8}", name)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, small: list[str]) -> list[str]:
+    """Arguments of a sweep of two jobs of seconds."""
+    place = [f"output_root={tmp_path.as_posix()}", "sweep_name=s"]
+    return [*small, *place, "model.network.widths=[8,16,32]", "optimizer.lr=0.01,0.02"]
+
+
+def runs_of(directory: Path) -> dict[str, RunDirectory]:
+    return {path.parent.name: RunDirectory(path.parent) for path in directory.glob("*/config.yaml")}
+
+
+def test_finished_jobs_are_skipped_new_ones_added_and_none_is_lost(
+    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *sweep]) == 0
+    out = capfd.readouterr().out
+    assert "sweep_name=s" in out  # how to go on
+    assert not re.search("accuracy .* test", out)
+    runs = runs_of(tmp_path / "sweeps" / "s")
+    assert len(runs) == 2
+    assert all("test/accuracy" not in run.metrics for run in runs.values())
+    before = {name: run.metrics_file.stat().st_mtime_ns for name, run in runs.items()}
+
+    assert main(["-m", *sweep[:-1], "optimizer.lr=0.02,0.03"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("finished before, validation accuracy") == 1
+    runs = runs_of(tmp_path / "sweeps" / "s")
+    assert len(runs) == 3
+    after = {name: run.metrics_file.stat().st_mtime_ns for name, run in runs.items()}
+    assert before.items() < after.items()
+
+
+def test_a_failing_job_does_not_stop_the_others(
+    tmp_path: Path, small: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(resnet18(weights=None).state_dict(), weights)
+    arguments = [*small, f"output_root={tmp_path.as_posix()}", "sweep_name=s", "model=resnet18"]
+    arguments += ["data.image_size=32", f"model.weights=absent.pth,'{weights.as_posix()}'"]
+    assert main(["-m", *arguments, "launcher=parallel"]) == 1
+    out = capfd.readouterr().out
+    assert "train loss" not in out  # it is in the jobs' logs
+    (log,) = (tmp_path / "sweeps" / "s").glob("*absent*.log")
+    assert "absent.pth cannot be read" in log.read_text()
+    best, worst = out[out.index("val acc %") :].splitlines()[1:3]
+    assert "finished" in best
+    assert "failed" in worst
+    assert "absent.pth cannot be read" in worst
+
+
+@posix_only
+def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(
+    tmp_path: Path, sweep: list[str]
+) -> None:
+    log = (tmp_path / "log").open("w")
+    arguments = [*sweep, "trainer.max_epochs=30"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=log, stderr=log, start_new_session=True
+    )
+    directory = tmp_path / "sweeps" / "s"
+    while not list(directory.glob("*/checkpoints/last.ckpt")):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    text = (tmp_path / "log").read_text()
+    assert "To continue the sweep:\n  fashion-lit train " in text
+    assert "=== job 2" not in text
+    (run,) = runs_of(directory).values()
+    assert run.status["state"] == "interrupted"
+
+
+def kill_and_repeat(tmp_path: Path, arguments: list[str], num_kills: int, seed: int) -> None:
+    """Kill a sweep's whole process group at random moments, finish it, compare with a whole one."""
+    draw = random.Random(seed)
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    began = time.monotonic()
+    subprocess.run([*COMMAND, *arguments, f"output_root={whole.as_posix()}"], check=True)
+    duration = time.monotonic() - began
+    command = [*COMMAND, *arguments, f"output_root={killed.as_posix()}"]
+    for _ in range(num_kills):
+        process = subprocess.Popen(command, start_new_session=True)
+        time.sleep(draw.uniform(0.2, 0.6) * duration / num_kills * 2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finished = {
+        name: run.metrics_file.stat().st_mtime_ns
+        for name, run in runs_of(killed / "sweeps" / "s").items()
+        if run.status.get("state") == "finished"
+    }
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.count("finished before") == len(finished)
+    runs, expected = (runs_of(place / "sweeps" / "s") for place in (killed, whole))
+    assert runs.keys() == expected.keys()
+    for name, run in runs.items():
+        assert run.status["state"] == "finished"
+        if name in finished:
+            assert run.metrics_file.stat().st_mtime_ns == finished[name]  # not done twice
+        states = [torch.load(r.last_checkpoint)["state_dict"] for r in (run, expected[name])]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+        for key, value in expected[name].metrics.items():
+            assert key in CLOCKS or run.metrics[key] == value, key
+
+
+@posix_only
+def test_killed_sweep_ends_as_if_never_stopped(tmp_path: Path, sweep: list[str]) -> None:
+    arguments = [text for text in sweep if not text.startswith("output_root")]
+    kill_and_repeat(tmp_path, [*arguments, "checkpoint.every_steps=1"], num_kills=1, seed=0)
+
+
+@posix_only
+@pytest.mark.long
+def test_sweep_of_nine_killed_three_times(tmp_path: Path, sweep: list[str]) -> None:
+    gone = ("output_root", "optimizer.lr", "data.batch_size")
+    arguments = [text for text in sweep if not text.startswith(gone)]
+    arguments += ["optimizer.lr=0.01,0.02,0.04", "data.batch_size=25,50,100"]
+    settings = ["checkpoint.every_steps=2", "trainer.max_epochs=3"]
+    kill_and_repeat(tmp_path, [*arguments, *settings], num_kills=3, seed=1)
+
+
+def test_two_sweeps_of_one_moment_have_a_directory_each(tmp_path: Path, small: list[str]) -> None:
+    place = [f"output_root={tmp_path.as_posix()}", "seed=0", "model.network.widths=[8,16,32]"]
+    processes = [subprocess.Popen([*COMMAND, *small, *place]) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    sweeps = list((tmp_path / "sweeps").iterdir())
+    assert len(sweeps) == 2
+    assert all(len(runs_of(directory)) == 1 for directory in sweeps)
+    shutil.rmtree(tmp_path / "sweeps")
+
+
+def test_test_set_is_opened_once_for_the_winner(
+    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *sweep]) == 0
+    directory = tmp_path / "sweeps" / "s"
+    assert leaderboard([str(directory), "--evaluate-best"]) == 0
+    rows = json.loads((directory / "leaderboard.json").read_text())
+    tested = [name for name, run in runs_of(directory).items() if "test/accuracy" in run.metrics]
+    assert tested == rows[0]["jobs"]
+    record = json.loads((directory / "test_opened.json").read_text())
+    assert record["job"] == tested[0]
+    capfd.readouterr()
+    assert leaderboard([str(directory), "--evaluate-best"]) == 0
+    assert "was opened before" in capfd.readouterr().out
+    assert main(["-m", *sweep]) == 0  # a finished job stays finished
+    assert capfd.readouterr().out.count("finished before") == 2

@@ -1,0 +1,186 @@
+"""Leaderboards, recomputed with pandas from the raw files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.image import imread
+from torch.utils.tensorboard import SummaryWriter
+
+from fashion_lit.leaderboard import main
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.sweeps.figures import entry_curves
+from fashion_lit.sweeps.ranking import rank, read_runs
+
+
+def write_run(
+    sweep: Path, name: str, *, lr: float, batch_size: int = 64, seed: int = 0,
+    state: str = "finished", **metrics: float,
+) -> RunDirectory:  # fmt: skip
+    run = RunDirectory(sweep / name)
+    run.path.mkdir(parents=True)
+    config: dict[str, Any] = {
+        "seed": seed,
+        "optimizer": {"lr": lr},
+        "data": {"batch_size": batch_size, "val_size": 12000},
+        "trainer": {"max_epochs": 4},
+    }
+    run.config_file.write_text(yaml.safe_dump(config))
+    run.write_status(state, progress={"epoch": 2, "step": 20, "seconds": 60.0})  # type: ignore[arg-type]
+    if state == "finished":
+        recorded = {"val/accuracy": 0.5, "val/loss": 1.0, "seconds": 10.0}
+        run.write_metrics(recorded | {k.replace("_", "/", 1): v for k, v in metrics.items()})
+    return run
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Six configurations of three seeds."""
+    random = np.random.RandomState(0)
+    for i, (lr, batch_size) in enumerate([(lr, b) for lr in (0.1, 0.2, 0.4) for b in (64, 128)]):
+        for seed in range(3):
+            metrics = {"val_accuracy": 0.9 + 0.01 * i + 0.001 * random.randn()}
+            metrics["val_loss"] = float(random.rand())
+            name = f"lr={lr},bs={batch_size},seed={seed}"
+            write_run(tmp_path / "s", name, lr=lr, batch_size=batch_size, seed=seed, **metrics)
+    return tmp_path / "s"
+
+
+def raw_frame(sweep: Path) -> pd.DataFrame:
+    """Read the raw files, knowing nothing of the ranking."""
+    rows = []
+    for file in sweep.glob("*/metrics.json"):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        settings = {"lr": config["optimizer"]["lr"], "batch_size": config["data"]["batch_size"]}
+        rows.append(json.loads(file.read_text()) | settings)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("metric", "arguments"), [
+    ("val/accuracy", []), ("val/loss", ["--metric", "val/loss", "--min"]),
+])  # fmt: skip
+def test_numbers_are_those_of_pandas(metric: str, arguments: list[str], sweep: Path) -> None:
+    assert main([str(sweep), *arguments]) == 0
+    expected = raw_frame(sweep).groupby(["lr", "batch_size"])[metric].agg(["mean", "std", "count"])
+    expected = expected.sort_values("mean", ascending=metric == "val/loss").reset_index()
+    found = pd.read_csv(sweep / "leaderboard.csv")
+    assert list(found["optimizer.lr"]) == list(expected["lr"])
+    assert list(found["data.batch_size"]) == list(expected["batch_size"])
+    for ours, theirs in (("mean", "mean"), ("std", "std"), ("n", "count")):
+        np.testing.assert_allclose(found[ours], expected[theirs], rtol=1e-12)
+    rows = json.loads((sweep / "leaderboard.json").read_text())
+    assert [row["rank"] for row in rows] == list(range(1, 7))
+    assert len(rows[0]["jobs"]) == 3
+
+
+def test_table_has_only_the_settings_that_differ(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    head = [cell.strip() for cell in out.splitlines()[0].strip("| ").split("|")]
+    names = ["#", "data.batch_size", "optimizer.lr", "val/accuracy", "std", "n", "seconds", "state"]
+    assert head == names
+    assert (sweep / "leaderboard.md").read_text() == out.removesuffix("\n")
+
+
+def test_figures_are_drawn(sweep: Path) -> None:
+    assert main([str(sweep)]) == 0
+    for name in ("heat_map", "main_effects", "time"):
+        image = imread(sweep / f"{name}.png")
+        assert image.shape[0] > 100
+        assert image.std() > 0.01
+
+
+def test_curves_of_the_best_are_what_tensorboard_has(tmp_path: Path) -> None:
+    for i in range(7):
+        run = write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), val_accuracy=0.9 + i / 100)
+        with SummaryWriter(str(run.path)) as writer:
+            for epoch in range(1, 5):
+                writer.add_scalar("val/accuracy", 0.1 * epoch + i / 100, 10 * epoch - 1)
+    best = rank(read_runs(tmp_path), "val/accuracy")[0]
+    (points,) = entry_curves(best, "val/accuracy")
+    np.testing.assert_allclose(points, [(e, 0.1 * e + 0.06) for e in range(1, 5)], rtol=1e-6)
+    assert main([str(tmp_path)]) == 0
+    assert imread(tmp_path / "learning_curves.png").std() > 0.01
+
+
+def test_settings_whose_values_do_not_recur_are_scattered(tmp_path: Path) -> None:
+    for i in range(4):
+        write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), batch_size=64 + i // 2, val_accuracy=i / 9)
+    assert main([str(tmp_path)]) == 0
+    assert imread(tmp_path / "scatter.png").std() > 0.01
+    assert not (tmp_path / "heat_map.png").exists()
+    for i in range(4):
+        write_run(tmp_path, f"b{i}", lr=0.1 * (i + 1), batch_size=65 - i // 2, val_accuracy=i / 9)
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "heat_map.png").exists()
+    assert not (tmp_path / "scatter.png").exists()
+
+
+def test_what_is_within_noise_of_the_best_is_marked(tmp_path: Path) -> None:
+    one_seed = tmp_path / "one"
+    for i, accuracy in enumerate((0.94, 0.939, 0.92)):  # binomial error of the difference: 0.0031
+        write_run(one_seed, f"a{i}", lr=0.1 * (i + 1), val_accuracy=accuracy)
+    near = [e.near_best for e in rank(read_runs(one_seed), "val/accuracy")]
+    assert near == [False, True, False]
+    paired = tmp_path / "paired"  # three seeds agree on a small difference: it is none of chance
+    for seed, base in enumerate((0.93, 0.94, 0.95)):
+        write_run(paired, f"a{seed}", lr=0.1, seed=seed, val_accuracy=base)
+        write_run(paired, f"b{seed}", lr=0.2, seed=seed, val_accuracy=base - 0.001 - seed * 1e-5)
+    near = [e.near_best for e in rank(read_runs(paired), "val/accuracy")]
+    assert near == [False, False]
+
+
+def test_unfinished_damaged_and_foreign_directories_are_told_not_fatal(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(sweep, "stopped", lr=0.8, state="interrupted")
+    write_run(sweep, "dead", lr=1.6, state="running")
+    running = write_run(sweep, "alive", lr=3.2, state="running")
+    failed = write_run(sweep, "broken", lr=6.4, state="running")
+    failed.write_status("failed", reason="Out of GPU memory")
+    (sweep / "foreign").mkdir()
+    (sweep / "half").mkdir()
+    (sweep / "half" / "config.yaml").write_text("a: [")
+    no_metrics = write_run(sweep, "no metrics", lr=9.9)
+    no_metrics.metrics_file.write_text("{")
+    with running.lock():
+        assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert "interrupted (2 of 4 epochs)" in out
+    assert "killed (2 of 4 epochs" in out
+    assert "running (2 of 4 epochs, 1.0 min left)" in out
+    assert "failed (2 of 4 epochs; Out of GPU memory)" in out
+    not_ranked = out[out.index("Not ranked:") :]
+    assert "- foreign: no config.yaml" in not_ranked
+    assert "- half: ParserError" in not_ranked
+    assert "- no metrics: JSONDecodeError" in not_ranked
+    ranks = pd.read_csv(sweep / "leaderboard.csv")["rank"]
+    assert list(ranks.dropna()) == list(range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "but there is no absent."),
+        (["s", "--metric", "val/acuracy"], "got 'val/acuracy'; they record seconds, val/accuracy"),
+        (["s", "--metric", "test/accuracy"], "opened once, for the winner, by --evaluate-best"),
+        (["s", "--watch", "1", "--evaluate-best"], "`--watch` never ends"),
+        (["empty"], "Expected runs in empty, but none of its directories holds one"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(
+    arguments: list[str], message: str, sweep: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(sweep.parent)
+    Path("empty").mkdir()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,82 @@
+"""What is drawn and logged beyond the epoch's scalars."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from fashion_lit.data.randomness import generator
+from fashion_lit.evaluation.figures import surest_mistakes
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
+
+
+def test_the_surest_mistakes_of_all_batches_are_kept() -> None:
+    callback = ValidationPictures(lambda c: None, lambda *a: None)  # type: ignore[arg-type, return-value]
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), is_global_zero=True)
+    images = torch.rand(100, 1, 28, 28, generator=generator(0))
+    labels = torch.randint(0, 10, (100,), generator=generator(1))
+    logits = 3 * torch.randn(100, 10, generator=generator(2))
+    callback.on_validation_start(trainer, nn.Module())  # type: ignore[arg-type]
+    for part in torch.arange(100).split(7):
+        batch = (images[part], labels[part])
+        callback.on_validation_batch_end(trainer, nn.Module(), {"logits": logits[part]}, batch, 0)  # type: ignore[arg-type]
+    expected = surest_mistakes(logits.softmax(1), labels, callback.NUM_PICTURES)
+    kept = callback._surest
+    assert torch.equal(kept[0], images[expected, 0])
+    assert torch.equal(kept[1], labels[expected])
+
+
+def test_epochs_that_are_the_best_so_far_are_drawn(train: Callable[..., RunDirectory]) -> None:
+    run = train("trainer.max_epochs=5", "tensorboard.pictures=true", "optimizer.lr=1e-3")
+    events = EventAccumulator(str(run.path), size_guidance={"images": 0}).Reload()
+    accuracies = [point.value for point in events.Scalars("val/accuracy")]
+    best = [i for i, value in enumerate(accuracies) if value > max(accuracies[:i], default=-1)]
+    assert len(best) < 5  # else this says nothing
+    for tag in ("confusion_matrix", "surest_mistakes"):
+        steps = [image.step for image in events.Images(f"val/{tag}")]
+        assert steps == [4 * (epoch + 1) for epoch in best]
+    assert len(events.Images("val/best_confusion_matrix")) == 1
+
+
+def test_norms_are_those_of_the_weights(finished_run: RunDirectory) -> None:
+    events = EventAccumulator(str(finished_run.path)).Reload()
+    norms = events.Scalars("train/weight_norm")
+    assert [point.step for point in norms] == [0, 3, 6]  # of eight steps
+    state = torch.load(finished_run.last_checkpoint)["state_dict"]
+    network = {k: v for k, v in state.items() if k.startswith("network.")}  # and not its average
+    weights = [v for k, v in network.items() if "running" not in k and "num_batches" not in k]
+    squares = sum(float(w.double().square().sum()) for w in weights)
+    assert norms[-1].value == pytest.approx(squares**0.5, rel=0.02)  # two steps later
+    assert all(point.value > 0 for point in events.Scalars("train/gradient_norm"))
+
+
+def test_a_batchs_loss_is_not_divided_by_accumulated_batches(
+    train: Callable[..., RunDirectory],
+) -> None:
+    losses = []
+    for more in ([], ["trainer.accumulate_grad_batches=4"]):
+        run = train("trainer.log_every_n_steps=1", "optimizer.lr=1e-9", *more)
+        events = EventAccumulator(str(run.path)).Reload()
+        losses.append([point.value for point in events.Scalars("train/batch_loss")])
+    assert losses[1] == pytest.approx(losses[0][-1:], rel=1e-3)  # the one step's last batch
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_scale_of_fp16_is_taken_out_of_gradient_norms(fused: bool) -> None:
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(3 * weight.sum()).backward()
+    if not fused:
+        scaler.unscale_(optimizer)  # as Lightning does before this callback's turn
+    assert weight.grad is not None
+    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    assert weight.grad / gradient_scale(trainer, optimizer) == pytest.approx(3)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace())  # fp32, bf16
+    assert gradient_scale(trainer, optimizer) == 1.0
