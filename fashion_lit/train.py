@@ -8,16 +8,11 @@
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from hydra._internal.utils import _run_hydra, get_args_parser
-from hydra.core.hydra_config import HydraConfig
+import hydra
 from hydra.errors import HydraException
-from hydra.version import setbase
-from omegaconf import DictConfig
 
 from fashion_lit.config.compose import (
     CONF_DIR,
@@ -25,7 +20,9 @@ from fashion_lit.config.compose import (
     check_mode,
     compose_jobs,
     prepare_overrides,
+    split_jobs,
 )
+from fashion_lit.config.settings import Config
 from fashion_lit.errors import UserError
 from fashion_lit.runs.signals import Stopped, StopSignals
 
@@ -38,13 +35,10 @@ def main(arguments: list[str]) -> int:
     Returns the exit code: 0, all done; 1, a run failed; 2, the configuration is wrong and nothing
     was built; 128 + the signal's number, it was stopped (130 for Ctrl-C, 143 for SIGTERM).
     """
-    parser = get_args_parser()
-    args = parser.parse_args(arguments)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
-    setbase("1.3")
+    args = parse(arguments)
     try:
         with StopSignals() as signals:
-            return launch(args, parser, arguments, signals)
+            return launch(args, arguments, signals)
     except (UserError, HydraException) as error:
         print(f"fashion-lit train: {error}", file=sys.stderr)
         return 2
@@ -57,47 +51,60 @@ def main(arguments: list[str]) -> int:
         return int(stop.code or 0)
 
 
-def launch(
-    args: argparse.Namespace,
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str],
-    signals: StopSignals,
-) -> int:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line, whose flags are Hydra's."""
+    parser = argparse.ArgumentParser(prog="fashion-lit train", add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    for names in (("-h", "--help"), ("--hydra-help",), ("--resolve",)):
+        parser.add_argument(*names, action="store_true")
+    for names in (("-c", "--cfg"), ("-p", "--package"), ("-sc", "--shell-completion")):
+        parser.add_argument(*names)
+    parser.add_argument("-i", "--info", nargs="?", const="all")
+    return parser.parse_intermixed_args(arguments)
+
+
+def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:
     """Check all configurations of a command, then start what it asks for; returns the exit code."""
     multirun = args.multirun or any(text.startswith(f"{SWEEP}=") for text in args.overrides)
-    args.overrides = prepare_overrides(args.overrides)
-    shows_only = args.cfg or args.help or args.hydra_help or args.info or args.shell_completion
-    if shows_only:
-        run_hydra(args, parser, lambda _: None)
+    overrides = prepare_overrides(args.overrides)
+    if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
+        flags = [text for text in arguments if text not in args.overrides]
+        show([*flags, *overrides])
         return 0
-    check_mode(args.overrides, multirun=multirun)
+    check_mode(overrides, multirun=multirun)
     if multirun:
-        compose_jobs(args.overrides, multirun=True)
+        (first,) = compose_jobs(split_jobs(overrides)[0], multirun=False)
         from fashion_lit.sweeps.launch import launch_sweep
 
-        return launch_sweep(args.overrides, arguments, signals)
-    (composed,) = compose_jobs(args.overrides, multirun=False)
-    from fashion_lit.runs.directory import RunDirectory
-    from fashion_lit.runs.resume import is_trained, settle_config
-    from fashion_lit.sweeps.pruning import told_pruning
-    from fashion_lit.training.device import check_devices
-    from fashion_lit.training.run import run_job
-
-    config, more = settle_config(composed, args.overrides)
-    run = RunDirectory(Path(str(composed["run_dir"])))
-    if not (run.exists and is_trained(run, config)):  # one that is tested takes what is there
-        check_devices(config["trainer"], config["data"]["device"])
-    args.overrides += more
-
-    def task(_: DictConfig) -> None:
-        run_job(config, Path(HydraConfig.get().runtime.output_dir), signals, told_pruning())
-
-    run_hydra(args, parser, task)
+        return launch_sweep(first, overrides, arguments, signals)
+    (composed,) = compose_jobs(overrides, multirun=False)
+    launch_run(composed, overrides, signals)
     return 0
 
 
-def run_hydra(
-    args: argparse.Namespace, parser: argparse.ArgumentParser, task: Callable[[DictConfig], None]
-) -> None:
-    """Let Hydra show what it is asked for, or run the task."""
-    _run_hydra(args, parser, task, config_path=str(CONF_DIR), config_name="train")
+def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals) -> None:
+    """Start a run, or resume it."""
+    from fashion_lit.runs.directory import RunDirectory
+    from fashion_lit.runs.resume import is_trained, resolve_run_config
+    from fashion_lit.sweeps.pruning import told_pruning
+    from fashion_lit.training.device import check_devices
+    from fashion_lit.training.run import run_job, told_run_dir
+
+    composed |= told_run_dir()
+    config, run_dir = resolve_run_config(composed, overrides)
+    run = RunDirectory(run_dir.absolute())
+    if not (run.exists and is_trained(run, config)):  # one that is tested takes what is there
+        check_devices(config["trainer"], config["data"]["device"])
+    run_job(config, run, signals, told_pruning())
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Let Hydra print what its flags ask for, such as --cfg job or --help."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
+        task(lambda _: None)()
+    finally:
+        sys.argv = before

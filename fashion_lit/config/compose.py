@@ -8,11 +8,11 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -130,17 +130,37 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
 
 
 def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a multirun: the product of all `key=a,b`."""
-    parsed = [parse_override(text) for text in overrides]
-    return BasicSweeper.split_arguments(parsed, None)[0]
+    """Return the overrides of each job of a multirun: the product of all `key=a,b`.
+
+    Raises UserError for values without number, such as an interval.
+    """
+    choices = []
+    for override in map(parse_override, overrides):
+        if not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+        elif override.is_discrete_sweep():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            text = str(override.input_line).lstrip("+")
+            raise UserError(
+                f"`{text}` has no end of values; fashion-lit search draws from it, and -m takes "
+                "values such as a,b or range(1,4)."
+            )
+    return [list(job) for job in product(*choices)]
 
 
 def _compose_job(overrides: list[str]) -> Config:
     config = compose("train", overrides=overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return to_plain(config)
+    instance: Any = HydraConfig.instance()
+    before = instance.cfg
+    instance.set_config(config)  # for interpolations such as ${hydra:runtime.choices.model}
+    try:
+        with open_dict(config):
+            del config["hydra"]
+        return to_plain(config)
+    finally:
+        instance.cfg = before
 
 
 def to_plain(config: DictConfig) -> Config:
@@ -201,10 +221,11 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
     for key in given:
         if not multirun and key.split(".")[0] == "launcher":
             raise UserError(f"`{key}` is about how a multirun starts its jobs; add -m.")
-        if multirun and key.startswith(("hydra/", "hydra.")):
+        if key.startswith(("hydra/", "hydra.")):
             raise UserError(
-                f"`{key}` has no effect on a multirun, whose jobs are processes of their own; "
-                "how they start is chosen by launcher=local, parallel or slurm."
+                f"`{key}` has no effect on a multirun or a run, which Hydra only configures: how "
+                "jobs start is chosen by launcher=local, parallel or slurm, and where a run lies "
+                "by run_dir=DIR."
             )
     if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(

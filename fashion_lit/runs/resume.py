@@ -1,6 +1,6 @@
 """What a stopped run needs to go on: its settings, and the newest checkpoint that is sound.
 
-To read: `settle_config`, before anything is built, then `open_run`, under the run's lock.
+To read: `resolve_run_config`, before anything is built, then `open_run`, under the run's lock.
 """
 
 import os
@@ -30,8 +30,9 @@ from fashion_lit.errors import UserError
 from fashion_lit.runs.checkpoints import RECORD
 from fashion_lit.runs.directory import RunDirectory
 
-# How the first process of a DDP run tells the others, which Lightning starts, where to begin.
-CHECKPOINT_VARIABLE = "FASHION_LIT_CHECKPOINT"
+# How the first process of a DDP run tells the others, which Lightning starts, where the run is and
+# where to begin.
+RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "FASHION_LIT_RUN_DIR", "FASHION_LIT_CHECKPOINT"
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ class Restart:
     same_run: bool = False
 
 
-def settle_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, list[str]]:
-    """Return a single run's settings, checked, and overrides that name a new run's directory.
+def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, Path]:
+    """Return a single run's settings, checked, and its directory.
 
-    A run that exists goes on with its own settings, a run from a checkpoint takes that one's; what
-    the command line says on top may not change the result. Raises UserError.
+    A run that exists resumes with its own settings, a run from a checkpoint takes that one's; what
+    is typed beside them may not change the result. Raises UserError.
     """
-    run, more = RunDirectory(Path(str(composed["run_dir"]))), []
+    run_dir = Path(str(composed["run_dir"]))
+    run = RunDirectory(run_dir)
     locations = {key: composed[key] for key in LOCATION_KEYS}
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
@@ -74,10 +76,10 @@ def settle_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, l
         settings |= {"ckpt_path": str(checkpoint.absolute())}
         check_epochs_left(record["epochs_done"], settings["trainer"]["max_epochs"], checkpoint)
         if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
-            name = composed["run_dir"].removesuffix(model_name(composed)) + model_name(settings)
-            more = [f'++run_dir="{Path(name).as_posix()}"']
+            name = run_dir.name.removesuffix(model_name(composed)) + model_name(settings)
+            run_dir = run_dir.with_name(name)
     check(settings | locations)
-    return settings, more
+    return settings, run_dir
 
 
 def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.schema import (
     chosen_name,
     keyword_fields,
@@ -21,10 +20,19 @@ from fashion_lit.sweeps.slurm import SlurmLauncher
 LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": SlurmLauncher}
 
 
-def launch_sweep(overrides: Sequence[str], arguments: Sequence[str], signals: StopSignals) -> int:
-    """Plan a multirun and run its jobs; returns the exit code."""
-    # One moment names the sweep, whatever time it is when a job begins.
-    first = compose_jobs(overrides, multirun=True)[0]
+def launch_sweep(
+    first: Config, overrides: Sequence[str], arguments: Sequence[str], signals: StopSignals
+) -> int:
+    """Plan a multirun and run its jobs.
+
+    Args:
+        first: the first job's configuration; names the sweep and its place.
+        overrides: as `prepare_overrides` returns them.
+        arguments: as they were typed.
+        signals: may ask for a stop.
+
+    Returns the exit code.
+    """
     sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
     jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
     launcher = build_launcher(first)

@@ -5,7 +5,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -15,7 +14,14 @@ from fashion_lit.config.settings import Config, model_name
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory, State
 from fashion_lit.runs.logger import RunLogger
-from fashion_lit.runs.resume import CHECKPOINT_VARIABLE, Restart, open_run, sound_best, told_restart
+from fashion_lit.runs.resume import (
+    CHECKPOINT_VARIABLE,
+    RUN_DIR_VARIABLE,
+    Restart,
+    open_run,
+    sound_best,
+    told_restart,
+)
 from fashion_lit.runs.signals import Stopped, StopSignals
 from fashion_lit.training.build import (
     build_classifier,
@@ -28,7 +34,7 @@ from fashion_lit.training.device import keep_freed_memory, peak_memory
 from fashion_lit.training.log_filters import silence_known_messages
 from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
 
-COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
+COMPILERS = {"_dynamo", "_functorch", "_inductor", "triton"}  # modules of torch, and Triton
 
 
 class Pruned(BaseException):
@@ -37,12 +43,11 @@ class Pruned(BaseException):
 
 def run_job(
     config: Config,
-    run_dir: Path,
+    run: RunDirectory,
     signals: StopSignals,
     more_callbacks: Sequence[L.Callback] = (),
 ) -> None:
-    """Do one run, new or stopped, in its directory; it may raise Stopped, or exit with 1."""
-    run = RunDirectory(run_dir)
+    """Do one run, new or stopped; it may raise Stopped, or exit with 1."""
     if not is_first_process():  # a process of a run that another one has opened
         train(config, run, told_restart(run, config), signals, more_callbacks)
         return
@@ -58,6 +63,7 @@ def carry_out(
     if restart is None:
         print_finished(run)
         return
+    os.environ[RUN_DIR_VARIABLE] = str(run.path)
     os.environ[CHECKPOINT_VARIABLE] = str(restart.checkpoint or "")
     try:
         train(config, run, restart, signals, more_callbacks)
@@ -91,7 +97,7 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
-    if type(error).__module__.startswith(COMPILER_MODULES):
+    if COMPILERS & set(type(error).__module__.split(".")):
         cause = getattr(error, "inner_exception", error)
         return (
             "Expected torch.compile to work, as trainer.compile asks, but it failed: "
@@ -108,6 +114,12 @@ def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
     """Write the run's last status, if that is still possible."""
     with suppress(OSError):  # on a full disk the reason stands on the screen
         run.write_status(state, reason=reason)
+
+
+def told_run_dir() -> dict[str, str]:
+    """Return {"run_dir": …} in a process that the first one of its run has started, else {}."""
+    run_dir = os.environ.get(RUN_DIR_VARIABLE)
+    return {} if is_first_process() or run_dir is None else {"run_dir": run_dir}
 
 
 def is_first_process() -> bool:

@@ -57,7 +57,7 @@ class TensorBoardPages(L.Callback):
         # The tab takes the names from here and the values from the scalars of these names.
         names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
         for summary in hparams(self.hyperparameters, names):
-            writer._get_file_writer().add_summary(summary)
+            writer.file_writer.add_summary(summary)
 
     @override
     def on_train_batch_end(

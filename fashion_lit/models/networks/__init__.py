@@ -25,7 +25,7 @@ def network_class(name: str) -> type[nn.Module]:
     networks = [item for item in own if issubclass(item, nn.Module)]
     if not networks:
         raise UserError(
-            f"Expected fashion_lit/models/networks/{name}.py to define a network, a torch.nn.Module, as "
-            "its last class, but it defines none."
+            f"Expected fashion_lit/models/networks/{name}.py to define a network, a "
+            "torch.nn.Module, as its last class, but it defines none."
         )
     return networks[-1]
