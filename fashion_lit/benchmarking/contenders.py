@@ -48,6 +48,7 @@ from fashion_lit.training.device import (
     resolve_accelerator,
     set_tf32,
 )
+from fashion_lit.training.lightning_internals import TRICKS, LightningInternals
 
 MANY_EPOCHS = 100  # for schedules that want to know their end
 
@@ -145,12 +146,17 @@ class StepClock(L.Callback):
 
 
 def lightning_steps(
-    effort: Effort, config: Config, num_steps: int, *, without: tuple[type[L.Callback], ...] = ()
+    effort: Effort,
+    config: Config,
+    num_steps: int,
+    *,
+    without: tuple[type[L.Callback], ...] = (),
+    without_trick: str = "",
 ) -> float:
     """Return the steps per second of a run: logs, metrics, checkpoints and all.
 
     Over `num_steps`, or more, in as many epochs as it takes. Callbacks of the kinds `without` are
-    left out.
+    left out, and that one of `lightning_internals.TRICKS`.
     """
     num_batches = min(NUM_WARM_UP_STEPS + num_steps, len(load(config).train_dataloader()))
     num_timed = num_batches - min(NUM_WARM_UP_STEPS, num_batches - 1)  # of each epoch but the first
@@ -163,6 +169,9 @@ def lightning_steps(
     with built_run(effort, config) as (trainer, classifier, datamodule):
         clock = StepClock()
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, without)]  # type: ignore[attr-defined]
+        for callback in kept:
+            if isinstance(callback, LightningInternals):
+                callback.tricks = tuple(name for name in TRICKS if name != without_trick)
         trainer.callbacks = [*kept, clock]  # type: ignore[attr-defined]
         trainer.fit(classifier, datamodule)
     return clock.rate

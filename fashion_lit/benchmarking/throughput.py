@@ -29,6 +29,7 @@ from fashion_lit.runs.restart_points import RestartPoints
 from fashion_lit.training.build import build_classifier, compile_network
 from fashion_lit.training.callbacks import KeyedDropout
 from fashion_lit.training.device import FP32, choose_precision, resolve_accelerator, set_tf32
+from fashion_lit.training.lightning_internals import TRICKS
 from fashion_lit.training.tensorboard import TensorBoardPages
 from fashion_lit.training.terminal import TerminalTable
 
@@ -82,20 +83,21 @@ def measure_loop(effort: Effort) -> Iterator[Row]:
 
 
 def measure_callbacks(effort: Effort) -> Iterator[Row]:
-    """Steps per second of a tiny model, with and without each callback that acts in a step."""
+    """Steps per second of a tiny model, with and without each callback and trick of a step."""
     config = configure(effort, "model.network.widths=[4,4,4]", "data.batch_size=16")
     num_steps = 20 * effort.num_steps
     run = partial(lightning_steps, effort, config, num_steps)
     contenders = {"ours": run, "bare loop": partial(bare_steps, config, num_steps)}
     contenders |= {f"without {c.__name__}": partial(run, without=(c,)) for c in STEP_CALLBACKS}
+    contenders |= {f"without {t}": partial(run, without_trick=t) for t in TRICKS}
     contenders["Lightning alone"] = partial(run, without=(L.Callback,))
     rates = alternate(contenders, effort.num_rounds)
     ours, bare = rates["ours"], rates["bare loop"]
     yield Row("loop", "a tiny model", "steps/s", ours, bare, "bare loop")
     alone = rates["Lightning alone"]
     yield Row("loop", "a tiny model, no callbacks", "steps/s", alone, bare, "bare loop")
-    for callback in STEP_CALLBACKS:
-        name = f"without {callback.__name__}"
+    for part in (*(callback.__name__ for callback in STEP_CALLBACKS), *TRICKS):
+        name = f"without {part}"
         yield Row("loop", "a tiny model", "steps/s", ours, rates[name], f"ours {name}")
 
 

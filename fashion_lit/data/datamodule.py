@@ -70,6 +70,17 @@ def to_input(images: Tensor, *, num_channels: int, image_size: int, normalize: b
     return x.expand(-1, num_channels, -1, -1)
 
 
+class EpochCounter:
+    """The epoch that a loader draws next: Lightning calls `set_epoch` on a loader's `sampler`."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch."""
+        self.epoch = epoch
+
+
 class TrainBatches:
     """One epoch of augmented training batches; its order and draws depend on (seed, epoch) alone.
 
@@ -92,32 +103,31 @@ class TrainBatches:
         self.rank = rank
         self.num_ranks = num_ranks
         self.same_every_epoch = same_every_epoch
-        self.epoch = 0
-        self.sampler = self  # Lightning calls `set_epoch` on a loader's `sampler`, nowhere else
+        self.sampler = EpochCounter()
         batch_size = datamodule.batch_size
         num_images = len(datamodule.train_indices) // num_ranks
         lonely = batch_size > 1 and num_images % batch_size == 1
         self.num_images = num_images - 1 if lonely else num_images
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return -(-self.num_images // self.datamodule.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        # A generator: Lightning asks for the iterator before it sets the epoch.
+        epoch, (current_epoch, batches_done) = self.sampler.epoch, self.datamodule.position
+        first = batches_done if current_epoch == epoch else 0
+        yield from self.draw(0 if self.same_every_epoch else epoch, first)
+
+    def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `first` on."""
         data = self.datamodule
-        drawn_epoch = 0 if self.same_every_epoch else self.epoch
         order = torch.randperm(
-            len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, drawn_epoch)
+            len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, epoch)
         )
         share = data.train_indices[order[self.rank :: self.num_ranks][: self.num_images]]
         share = share.to(data.tensor_device)  # once an epoch: a step then waits for no copy
-        current_epoch, batches_done = data.position
-        first = batches_done if current_epoch == self.epoch else 0
         for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
-            keys = (data.seed, AUGMENT_STREAM, drawn_epoch, step, self.rank)
+            keys = (data.seed, AUGMENT_STREAM, epoch, step, self.rank)
             images = data.train.images[indices]
             if data.augment:
                 images = data.augment(images, generator(*keys, device=images.device))

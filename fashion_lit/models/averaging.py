@@ -11,13 +11,13 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule, TrainBatches
 
 NUM_STATISTICS_IMAGES = 2048  # at least; twice as many gave the default run no more
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 AVERAGE_EVERY_STEPS = 5  # as often as airbench does; each update reads and writes all weights
 
 
@@ -94,26 +94,25 @@ def statistics_batches(
     datamodule: FashionMNISTDataModule, device: torch.device
 ) -> Iterator[Tensor]:
     """Yield batches (B, C, H, W) of augmented training images, the same at each call and rank."""
-    batches = TrainBatches(datamodule, same_every_epoch=True)
-    batches.set_epoch(-1)  # training stands in no such epoch, so no batch of it counts as done
+    batches = TrainBatches(datamodule).draw(epoch=0)
     num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
     for images, _ in islice(batches, num_batches):
         yield images.to(device)
 
 
-def trained_norms(average: nn.Module, network: nn.Module) -> list[_BatchNorm]:
+def trained_norms(average: nn.Module, network: nn.Module) -> list[BatchNorm]:
     """Return the batch normalisations of `average` whose twins in `network` are trained."""
     pairs = zip(average.modules(), network.modules(), strict=True)
     return [
         norm
         for norm, twin in pairs
-        if isinstance(norm, _BatchNorm) and any(p.requires_grad for p in twin.parameters())
+        if isinstance(norm, BatchNorm) and any(p.requires_grad for p in twin.parameters())
     ]
 
 
 @torch.no_grad()
 def renew_statistics(
-    network: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Tensor]
+    network: nn.Module, norms: Sequence[BatchNorm], batches: Iterable[Tensor]
 ) -> None:
     """Replace the running statistics of `norms` by their means over batches of images.
 

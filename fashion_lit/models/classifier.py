@@ -1,7 +1,6 @@
 """What every classifier shares: loss, metrics, optimizer and schedule around a network."""
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -77,13 +76,6 @@ class ImageClassifier(L.LightningModule):
         self.val_metrics = ClassificationMetrics(NUM_CLASSES)
         self.test_metrics = ClassificationMetrics(NUM_CLASSES)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, and the hook's name, which Lightning sets 45 times a step, quickly."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10); their softmax is the class probabilities.
 
@@ -110,9 +102,6 @@ class ImageClassifier(L.LightningModule):
         if batch_idx == 0:
             self.train_metrics.reset()
         return self._step(batch, self.train_metrics)[0]
-
-    # Lightning looks at this signature at every step, and is quicker if it lies ready.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the validation metrics; returns its "logits" (B, 10), for callbacks."""
@@ -145,26 +134,6 @@ class ImageClassifier(L.LightningModule):
         """Clip if there is a limit; without one, Lightning would look at its kind all the same."""
         if gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's running training metrics, of every rank."""
-        ranks = self.trainer.world_size
-        checkpoint["train_metrics"] = {
-            name: self.all_gather(value).reshape(ranks, *value.shape).cpu()  # type: ignore[union-attr]
-            for name, value in self.train_metrics.totals().items()
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with a checkpoint's running training metrics."""
-        if "train_metrics" not in checkpoint or self._trainer is None:
-            return
-        totals = checkpoint["train_metrics"]
-        if len(totals["loss_sum"]) == self.trainer.world_size:
-            mine = {name: values[self.trainer.global_rank] for name, values in totals.items()}
-        else:  # another number of ranks: the first takes it all
-            share = 1 if self.trainer.is_global_zero else 0
-            mine = {name: values.sum(0) * share for name, values in totals.items()}
-        self.train_metrics.restore(mine)
 
     def on_validation_epoch_start(self) -> None:
         """Start the validation metrics anew."""

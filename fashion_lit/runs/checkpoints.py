@@ -8,7 +8,6 @@ checkpoint is one of three plain places: before an epoch, before a batch, before
 
 import io
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -65,11 +64,6 @@ class BestCheckpoint(ModelCheckpoint):
     """The best epoch by val/accuracy, also after the run's directory was moved."""
 
     on_train_batch_end = Callback.on_train_batch_end  # it saves after validations alone
-
-    @cached_property
-    def state_key(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The name of its state in a checkpoint, which Lightning asks for at every hook."""
-        return super().state_key
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
@@ -20,6 +21,7 @@ class RunLogger(TensorBoardLogger):
         super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
         self.run_dir = run_dir
         self.goes_on = any(run_dir.glob(EVENT_FILES))
+        self.trainer: Trainer | None = None  # whose steps are the points of the curves
 
     def flush(self) -> dict[str, int]:
         """Write out all events; returns the event files' names and sizes in bytes."""
@@ -28,7 +30,12 @@ class RunLogger(TensorBoardLogger):
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars, without the `epoch` that Lightning adds to each call."""
+        """Log scalars at the optimizer steps done, without the `epoch` that Lightning adds.
+
+        Lightning's `step` counts from this process's beginning after some restarts.
+        """
+        if self.trainer is not None:
+            step = self.trainer.global_step
         super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
     @override

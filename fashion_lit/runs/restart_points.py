@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
 from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
@@ -60,7 +61,6 @@ class RestartPoints(L.Callback):
         self._stopped_early = False
         self._saved_at = time.perf_counter()
         self._saved_step = -1
-        self._goes_on = bool(record)
         self._group: Any = None
 
     @property
@@ -92,10 +92,6 @@ class RestartPoints(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._stand_at(trainer, trainer.current_epoch, batch_idx)
-        if self._goes_on:
-            # Lightning's counter for the loggers misses or adds a step after some restarts.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-            self._goes_on = False
         step, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
         if rest:
             return  # gradients of half a step are not saved
@@ -144,11 +140,6 @@ class RestartPoints(L.Callback):
                 self._save(trainer, stop=True)
 
     @override
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # The epoch is whole now; Lightning would skip the plateau schedule in a restarted one.
-        trainer.fit_loop._restarting = False
-
-    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.wait_for_a_good_moment = False
         self._stand_at(trainer, trainer.current_epoch, 0)
@@ -164,6 +155,7 @@ class RestartPoints(L.Callback):
         checkpoint["loops"] = restart_loops(
             checkpoint["loops"], epochs_done, batches_done, validation_due=self._validation_due
         )
+        checkpoint["train_metrics"] = gather_running_metrics(trainer)
         metrics = {k: v.detach().cpu().clone() for k, v in trainer.callback_metrics.items()}
         checkpoint[RECORD] = {
             "config": self.config,
@@ -175,6 +167,13 @@ class RestartPoints(L.Callback):
             "stopped_early": self._stopped_early,
             "event_files": trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {},
         }
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if "train_metrics" in checkpoint:
+            restore_running_metrics(trainer, checkpoint["train_metrics"])
 
     def _stand_at(
         self, trainer: L.Trainer, epoch: int, batches_done: int, *, validation_due: bool = False
@@ -209,10 +208,28 @@ class RestartPoints(L.Callback):
             raise Stopped(self.signals.received or signal.SIGINT)  # or: another rank's
 
 
+def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:
+    """Return the epoch's running training metrics of every rank: (num_ranks, …) each."""
+    classifier = _classifier(trainer)
+    return {
+        name: classifier.all_gather(value).reshape(trainer.world_size, *value.shape).cpu()  # type: ignore[union-attr]
+        for name, value in classifier.train_metrics.totals().items()
+    }
+
+
+def restore_running_metrics(trainer: L.Trainer, totals: Mapping[str, Tensor]) -> None:
+    """Resume with the running training metrics of a checkpoint."""
+    if len(totals["loss_sum"]) == trainer.world_size:
+        mine = {name: values[trainer.global_rank] for name, values in totals.items()}
+    else:  # another number of ranks: the first takes it all
+        share = 1 if trainer.is_global_zero else 0
+        mine = {name: values.sum(0) * share for name, values in totals.items()}
+    _classifier(trainer).train_metrics.restore(mine)
+
+
 def check_finite(trainer: L.Trainer) -> None:
     """Raise UserError if a loss of this epoch, or a parameter, is NaN or infinite; waits once."""
-    classifier = trainer.lightning_module
-    assert isinstance(classifier, ImageClassifier)
+    classifier = _classifier(trainer)
     sums = [classifier.train_metrics.loss_sum, *(p.detach().sum() for p in classifier.parameters())]
     if not torch.stack([torch.as_tensor(s).float() for s in sums]).isfinite().all():
         raise NotFiniteError(trainer)
@@ -242,6 +259,12 @@ def environment(trainer: L.Trainer) -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": L.__version__,
     }
+
+
+def _classifier(trainer: L.Trainer) -> ImageClassifier:
+    classifier = trainer.lightning_module
+    assert isinstance(classifier, ImageClassifier)
+    return classifier
 
 
 def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:

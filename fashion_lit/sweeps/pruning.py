@@ -42,7 +42,7 @@ class Pruning(L.Callback):
         hopeless = False
         epochs_done = trainer.current_epoch + 1
         if trainer.is_global_zero and METRIC in trainer.callback_metrics:
-            reported = self.trial.study._storage.get_trial(self.trial._trial_id)
+            reported = self.trial.study.trials[self.trial.number]
             if epochs_done not in reported.intermediate_values:  # an epoch done again is the same
                 self.trial.report(float(trainer.callback_metrics[METRIC]), epochs_done)
             hopeless = self.trial.should_prune()

@@ -19,6 +19,7 @@ from fashion_lit.data.randomness import derive_seed
 from fashion_lit.errors import UserError
 from fashion_lit.sweeps.jobs import plan_jobs
 from fashion_lit.sweeps.launchers import Job, JobSource, stopped_by
+from fashion_lit.sweeps.optuna_internals import trial_id
 from fashion_lit.sweeps.pruning import METRIC, trial_environment
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Trials(JobSource):
             if known.number in without or known.number in self._locks:
                 continue
             if self._hold(known.number):
-                trial = optuna.Trial(self.study, known._trial_id)
+                trial = optuna.Trial(self.study, trial_id(known))
                 if self.study.trials[known.number].state.is_finished():  # a moment ago
                     self._release(trial)
                     continue
@@ -147,7 +148,7 @@ class Trials(JobSource):
         except UserError as error:
             print(f"trial {trial.number}: {error}", file=sys.stderr, flush=True)
             return None
-        told = trial_environment(self.sweep_dir, trial._trial_id, self.pruner)
+        told = trial_environment(self.sweep_dir, trial_id(trial), self.pruner)
         return replace(job, title=", ".join(drawn), environment=told)
 
     def _record(self, trial: "optuna.Trial", job: Job) -> bool:

@@ -24,7 +24,7 @@ from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.restart_points import RestartPoints
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.training.callbacks import KeyedDropout, NoProfiler, SkipEmptyHooks, TrainingSpeed
+from fashion_lit.training.callbacks import KeyedDropout, TrainingSpeed
 from fashion_lit.training.device import (
     check_devices,
     choose_precision,
@@ -33,6 +33,7 @@ from fashion_lit.training.device import (
     resolve_accelerator,
     set_tf32,
 )
+from fashion_lit.training.lightning_internals import LightningInternals
 from fashion_lit.training.tensorboard import Norms, TensorBoardPages, ValidationPictures
 from fashion_lit.training.terminal import TerminalTable
 
@@ -141,7 +142,7 @@ def build_trainer(
         on_save=lambda progress: run.write_status("running", progress=progress),
     )
     callbacks: list[L.Callback] = [
-        SkipEmptyHooks(),
+        LightningInternals(),
         points,
         KeyedDropout(config["seed"]),
         speed,
@@ -167,15 +168,17 @@ def build_trainer(
             )
         )
     callbacks += more_callbacks
+    logger = RunLogger(run.path)
     trainer = L.Trainer(
-        **{"profiler": NoProfiler(), **arguments},
+        **arguments,
         precision=precision,  # pyright: ignore[reportArgumentType]
         enable_progress_bar=False,  # TerminalTable has a bar of its own
         default_root_dir=run.path,
-        logger=RunLogger(run.path),
+        logger=logger,
         enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
         use_distributed_sampler=False,  # every rank draws its own share already
         plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
         callbacks=callbacks,
     )
+    logger.trainer = trainer
     return trainer, points

@@ -1,65 +1,15 @@
-"""Callbacks, logger and profiler of every run: keyed dropout, speed, and no idle work."""
+"""Callbacks of every run: dropout that needs no stored state, and speed."""
 
 import time
-from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from fashion_lit.data.randomness import seed_default_generators
 
 DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
-NOTHING = nullcontext()
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's default one, and enters nothing for it.
-
-    Lightning has some 60 profiled sections a step, one for every callback and hook.
-    """
-
-    @override
-    def profile(self, action_name: str) -> "nullcontext[None]":  # type: ignore[override]
-        return NOTHING
-
-
-class SkipEmptyHooks(L.Callback):
-    """Lets Lightning pass over the hooks of a step that do nothing.
-
-    It calls six hooks of every callback and of the classifier at every step, if they are callable,
-    and surrounds each call with what loggers and profilers may want to know. Whether classifier or
-    data module moves batches to the device it asks three times a step; once will do. Whether the
-    first rank got a SIGTERM it asks at every step too, and waits for the device; `RestartPoints`
-    asks all ranks, and waits for none.
-    """
-
-    @override
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for hooked in (*trainer.callbacks, pl_module):  # type: ignore[attr-defined]
-            for hook in STEP_HOOKS:
-                if not is_overridden(hook, hooked):
-                    setattr(hooked, hook, None)
-        selector = trainer._data_connector._datahook_selector
-        assert selector is not None
-        selector.get_instance = cache(selector.get_instance)  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = do_nothing  # type: ignore[method-assign]
-
-
-def do_nothing() -> None:
-    """Do nothing."""
 
 
 class KeyedDropout(L.Callback):

@@ -14,6 +14,7 @@ from typing_extensions import override
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.runs.logger import RunLogger
+from fashion_lit.training.lightning_internals import gradient_scale
 
 BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
 CUSTOM_SCALARS = {
@@ -187,17 +188,6 @@ class Norms(L.Callback):
             if name == "gradient":
                 norm = norm / gradient_scale(trainer, optimizer)
             _writer(trainer).add_scalar(f"train/{name}_norm", norm, trainer.global_step)
-
-
-def gradient_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
-    """Return by what fp16's scaler has multiplied the gradients that the optimizer will see.
-
-    A fused optimizer divides by it itself, in its step; for others the scaler has done it.
-    """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
-        return 1.0
-    return scaler.get_scale()
 
 
 def _writer(trainer: L.Trainer) -> Any:

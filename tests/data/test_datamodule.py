@@ -106,14 +106,14 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
     for _ in one:  # whatever was drawn before does not matter
         pass
     for batches in (one, again):
-        batches.set_epoch(5)
+        batches.sampler.set_epoch(5)
     for (images, labels), (other_images, other_labels) in zip(one, again, strict=True):
         assert torch.equal(images, other_images)
         assert torch.equal(labels, other_labels)
-    again.set_epoch(6)
+    again.sampler.set_epoch(6)
     assert not torch.equal(epoch_labels(one), epoch_labels(again))
     other_seed = build(seed=4, augment=augment).train_dataloader()
-    other_seed.set_epoch(5)
+    other_seed.sampler.set_epoch(5)
     assert not torch.equal(epoch_labels(one), epoch_labels(other_seed))
 
 
@@ -128,7 +128,7 @@ def test_an_epoch_draws_every_training_image_once() -> None:
 def test_overfitting_repeats_the_same_batches() -> None:
     batches = TrainBatches(build(), same_every_epoch=True)
     first = epoch_labels(batches)
-    batches.set_epoch(1)
+    batches.sampler.set_epoch(1)
     assert torch.equal(epoch_labels(batches), first)
 
 

@@ -8,13 +8,11 @@ import lightning as L
 import pytest
 import torch
 import torchvision
-from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.synthetic import SyntheticGarments
-from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import (
     renew_statistics,
@@ -25,7 +23,6 @@ from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.transfer import TransferClassifier, load_pretrained
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.callbacks import STEP_HOOKS, SkipEmptyHooks
 
 TINY = {"name": "fast_cnn", "widths": [8, 16, 32]}
 
@@ -62,38 +59,6 @@ def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
     assert not torch.allclose(logits.sum(1), torch.ones(8))  # no softmax outside the loss
     expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights), label_smoothing=0.1)
     assert torch.equal(classifier.loss(logits, labels), expected)
-
-
-def test_hooks_that_do_nothing_are_passed_over_and_all_others_called() -> None:
-    called: list[str] = []
-
-    class Listening(CNNClassifier):
-        def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-            called.append("classifier: zero_grad")
-
-        def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-            if self.training:
-                called.append("classifier: batch on the device")
-            return batch
-
-    classifier = Listening(network=TINY)
-    callback = LambdaCallback(
-        on_after_backward=lambda *_: called.append("callback: after backward"),
-        on_train_batch_end=lambda *_: called.append("callback: batch end"),
-    )
-    for _ in range(2):  # a second fit finds the first one's traces
-        fit(classifier, callbacks=[SkipEmptyHooks(), callback])
-    step = [
-        "classifier: batch on the device",
-        "classifier: zero_grad",
-        "callback: after backward",
-        "callback: batch end",
-    ]
-    assert called == 4 * step
-    kept = {hook for hook in STEP_HOOKS if callable(getattr(callback, hook))}
-    assert kept == {"on_after_backward", "on_train_batch_end"}
-    kept = {hook for hook in STEP_HOOKS if callable(getattr(classifier, hook))}
-    assert kept == {"on_before_zero_grad"}
 
 
 @pytest.mark.parametrize(("limit", "moves"), [(None, True), (1e-6, False)])

@@ -15,6 +15,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.search import main
+from fashion_lit.sweeps.optuna_internals import trial_id
 from fashion_lit.sweeps.pruning import STUDY_FILE, load_study
 from fashion_lit.sweeps.space import check_corners, distribution, read_space
 from fashion_lit.sweeps.study import make_sampler
@@ -159,3 +160,11 @@ def test_two_processes_share_a_study_and_what_a_kill_leaves_is_finished(
         run = RunDirectory(folder)
         assert run.config["optimizer"]["lr"] == trial.params["optimizer.lr"]
         assert run.metrics["val/accuracy"] == trial.value
+
+
+def test_optuna_has_the_private_part_that_is_used() -> None:
+    optuna = pytest.importorskip("optuna", reason="needs the extra [search]")
+    study = optuna.create_study()
+    trial = study.ask()
+    again = optuna.Trial(study, trial_id(study.trials[0]))
+    assert (again.number, trial_id(again)) == (trial.number, trial_id(trial))

@@ -1,0 +1,152 @@
+"""What leans on Lightning's private parts, in one place; each has a test that fails when they move.
+
+`LightningInternals` is a callback of every fit. Two of its parts are needed for exact results or to
+not wait for the device; TRICKS only make a training step faster, and are undone when the fit ends.
+`fashion-lit benchmark loop` measures each trick: those that gain less than 2 % of a tiny model's
+step are dropped.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from typing_extensions import override
+
+Undo = Callable[[], None]
+Trick = Callable[[L.Trainer, L.LightningModule], Undo]
+
+NOTHING = nullcontext()
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+
+
+def skip_empty_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
+    """Skip the hooks of a step that nobody overrides.
+
+    Lightning calls six hooks of every callback and of the classifier at every step, if they are
+    callable, and surrounds each call with bookkeeping for loggers and profilers.
+    """
+    skipped = [
+        (hooked, hook)
+        for hooked in (*trainer.callbacks, classifier)  # type: ignore[attr-defined]
+        for hook in STEP_HOOKS
+        if not is_overridden(hook, hooked)
+    ]
+    for hooked, hook in skipped:
+        setattr(hooked, hook, None)
+
+    def undo() -> None:
+        for hooked, hook in skipped:
+            delattr(hooked, hook)
+
+    return undo
+
+
+def cache_owner_of_batch_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
+    """Ask once, not three times a step, whether classifier or data module moves batches."""
+    selector: Any = trainer._data_connector._datahook_selector
+    selector.get_instance = cache(selector.get_instance)
+
+    def undo() -> None:
+        del selector.get_instance
+
+    return undo
+
+
+class NoProfiler(PassThroughProfiler):
+    """Measures nothing, as Lightning's default profiler, without entering a context for it."""
+
+    @override
+    def profile(self, action_name: str) -> "nullcontext[None]":  # type: ignore[override]
+        return NOTHING
+
+
+def enter_no_profiler(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
+    """Spare the 60 contexts a step that Lightning's default profiler enters and leaves."""
+    owner: Any = trainer
+    before = owner.profiler
+    if type(before) is PassThroughProfiler:
+        owner.profiler = NoProfiler()
+
+    def undo() -> None:
+        owner.profiler = before
+
+    return undo
+
+
+TRICKS: Mapping[str, Trick] = {
+    trick.__name__: trick
+    for trick in (skip_empty_hooks, cache_owner_of_batch_hooks, enter_no_profiler)
+}
+
+
+class LightningInternals(L.Callback):
+    """Keeps a fit exact where Lightning alone is not, and its steps fast.
+
+    Args:
+        tricks: names of TRICKS.
+    """
+
+    def __init__(self, tricks: Collection[str] = tuple(TRICKS)) -> None:
+        self.tricks = tuple(tricks)
+        self._undo: list[Undo] = []
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._undo = [TRICKS[name](trainer, pl_module) for name in self.tricks]
+        self._undo.append(ask_no_rank_for_sigterm(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # In an epoch that was resumed Lightning would skip the plateau schedule's step.
+        trainer.fit_loop._restarting = False
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._undo_all()
+
+    @override
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._undo_all()
+
+    def _undo_all(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def ask_no_rank_for_sigterm(trainer: L.Trainer) -> Undo:
+    """Leave out Lightning's broadcast of a received SIGTERM, for which every step would wait.
+
+    `RestartPoints` asks all ranks whether to stop, every few steps, over the CPU.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None
+
+    def undo() -> None:
+        del loop._broadcast_sigterm_tensor
+
+    return undo
+
+
+def gradient_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
+    """Return the factor by which fp16's scaler has multiplied the gradients before a step.
+
+    A fused optimizer divides by it in its step; for others Lightning has unscaled them already.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return scaler.get_scale()

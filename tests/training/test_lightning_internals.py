@@ -1,0 +1,122 @@
+"""Lightning's private parts are where they were, and every trick is undone when a fit ends."""
+
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
+
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.types import Batch
+from fashion_lit.models.cnn import CNNClassifier
+from fashion_lit.training.lightning_internals import (
+    STEP_HOOKS,
+    TRICKS,
+    LightningInternals,
+    NoProfiler,
+)
+
+TINY = {"name": "fast_cnn", "widths": [4, 8, 8]}
+
+
+def fit(classifier: L.LightningModule, *callbacks: L.Callback, **arguments: Any) -> L.Trainer:
+    source = SyntheticGarments(num_train=60, num_test=10)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
+    trainer.fit(classifier, FashionMNISTDataModule(source, batch_size=20, val_size=20))
+    return trainer
+
+
+class Listening(CNNClassifier):  # type: ignore[misc]
+    """Notes two of its hooks."""
+
+    def __init__(self, called: list[str]) -> None:
+        super().__init__(network=TINY)
+        self.called = called
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        self.called.append("classifier: zero_grad")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.training:
+            self.called.append("classifier: batch on the device")
+        return batch
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+@pytest.mark.parametrize("tricks", [(), *((name,) for name in TRICKS), tuple(TRICKS)])
+def test_every_hook_that_does_something_is_called(tricks: tuple[str, ...]) -> None:
+    called: list[str] = []
+    classifier = Listening(called)
+    callback = LambdaCallback(
+        on_after_backward=lambda *_: called.append("callback: after backward"),
+        on_train_batch_end=lambda *_: called.append("callback: batch end"),
+    )
+    step = [
+        "classifier: batch on the device",
+        "classifier: zero_grad",
+        "callback: after backward",
+        "callback: batch end",
+    ]
+    for _ in range(2):  # a second fit finds nothing of the first
+        called.clear()
+        fit(classifier, LightningInternals(tricks), callback)
+        assert called == 2 * step
+        for hook in STEP_HOOKS:
+            assert callable(getattr(classifier, hook))
+            assert callable(getattr(callback, hook))
+
+
+def test_hooks_that_do_nothing_are_skipped_during_a_fit() -> None:
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            skipped = {hook for hook in STEP_HOOKS if getattr(pl_module, hook) is None}
+            assert skipped == set(STEP_HOOKS) - {"on_before_zero_grad"}
+            assert isinstance(trainer.profiler, NoProfiler)
+            selector = trainer._data_connector._datahook_selector
+            assert selector.get_instance.cache_info().hits > 0
+
+    trainer: Any = fit(Listening([]), LightningInternals(), Look())
+    assert type(trainer.profiler) is PassThroughProfiler
+
+
+def test_a_users_profiler_is_left_alone() -> None:
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            assert isinstance(trainer.profiler, SimpleProfiler)
+
+    fit(CNNClassifier(network=TINY), LightningInternals(), Look(), profiler=SimpleProfiler())
+
+
+def test_tricks_are_undone_after_an_error_too() -> None:
+    class Fail(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise ValueError("enough")
+
+    classifier, internals = CNNClassifier(network=TINY), LightningInternals()
+    with pytest.raises(ValueError, match="enough"):
+        fit(classifier, internals, Fail())
+    assert all(callable(getattr(classifier, hook)) for hook in STEP_HOOKS)
+    assert not internals._undo
+
+
+def test_lightning_has_the_private_parts_that_are_used() -> None:
+    class Look(L.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            assert trainer.fit_loop._restarting is False
+            assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
+
+    fit(CNNClassifier(network=TINY), LightningInternals(), Look())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, fused=True)
+    assert optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]
