@@ -69,6 +69,11 @@ class ClassificationMetrics(Metric):
         self.add_state("confusion", torch.zeros(num_classes, num_classes), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
+    def reset(self) -> None:
+        """Start anew, in float32 also where the classifier is in bf16: counts must be exact."""
+        super().reset()
+        self.set_dtype(torch.float32)
+
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (B, C), labels (B,) int64, loss () the batch's mean."""
         # In place: assigning to an attribute of a module takes longer than adding.

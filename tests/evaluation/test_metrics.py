@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import precision_recall_fscore_support
+from torch import nn
 from torch.nn import functional as F
 
 from fashion_lit.data.randomness import generator
@@ -60,3 +61,14 @@ def test_metrics_over_uneven_batches_equal_the_whole(
     )
     metrics.reset()
     assert metrics.confusion.sum() == 0
+
+
+def test_counts_are_exact_in_a_classifier_of_bf16() -> None:
+    metrics = nn.Sequential(ClassificationMetrics(10)).to(torch.bfloat16)[0]
+    assert isinstance(metrics, ClassificationMetrics)
+    metrics.reset()
+    labels = torch.zeros(301, dtype=torch.int64)  # bf16 knows 300 and 302
+    metrics.update(nn.functional.one_hot(labels, 10).bfloat16(), labels, torch.tensor(1.0))
+    totals = metrics.compute()
+    assert totals["confusion"][0, 0] == 301
+    assert totals["accuracy"] == totals["loss"] == 1
