@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", help="best, last or a file; default: best")
     parser.add_argument("--tta", action="store_true", help="also the mean over shifted images")
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
-    parser.add_argument("--compare", action="store_true", help="is the second better by chance?")
+    parser.add_argument("--compare", action="store_true", help="is the second better beyond chance?")
     args = parser.parse_args(arguments)
     try:
         silence_known_messages()
