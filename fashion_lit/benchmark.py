@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
     told = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
     told = {"machine": machine(), "rows": told}
     write_atomically(args.output, json.dumps(told, indent=2) + "\n")
-    print(f"\nEvery round's figures lie in {args.output.absolute()}.")
+    print(f"\nThe figures of every round are in {args.output.absolute()}.")
     return 0
 
 

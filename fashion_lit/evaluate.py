@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", help="best, last or a file; default: best")
     parser.add_argument("--tta", action="store_true", help="also the mean over shifted images")
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
-    parser.add_argument("--compare", action="store_true", help="is the second better beyond chance?")
+    parser.add_argument("--compare", action="store_true", help="is one better beyond chance?")
     args = parser.parse_args(arguments)
     try:
         silence_known_messages()
@@ -156,7 +156,7 @@ def print_results(evaluation: Evaluation, output: Path) -> None:
     main_result = evaluation.main
     print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
     print("\n".join(sentences(evaluation)))
-    print(f"\nThe report lies in {output.absolute()}; open report.html in a browser.")
+    print(f"\nThe report is in {output.absolute()}; open report.html in a browser.")
 
 
 def compare_models(models: Sequence[Model], split: Split, output: Path) -> None:
@@ -187,7 +187,7 @@ def compare_models(models: Sequence[Model], split: Split, output: Path) -> None:
             title = f"Only {name} gets these right; the other says"
             figure = pictures_figure(*shown, CLASS_NAMES, title)
             figure.savefig(output / f"{file_name}.png")
-    print(f"\nPictures of what only one gets right lie in {output.absolute()}.")
+    print(f"\nPictures of what only one gets right are in {output.absolute()}.")
 
 
 def group_by_model(models: Sequence[Model]) -> list[list[Model]]:

@@ -109,10 +109,10 @@ def example_grid(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Draw accuracy over confidence: on the diagonal, a model is as sure as it should be."""
+    """Draw accuracy over confidence: a calibrated model is on the diagonal."""
     figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="as sure as right")
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
     x = [b.confidence for b in bins]
     upper.plot(x, [b.accuracy for b in bins], "o-", color=TRAIN)
     upper.set_ylabel("accuracy")
@@ -130,7 +130,7 @@ def coverage_figure(kept: Tensor, accuracy: Tensor) -> Figure:
     axes = figure.add_subplot()
     first = max(1, len(kept) // 100)  # the first per cent jumps from image to image
     axes.plot(kept[first - 1 :].numpy(), accuracy[first - 1 :].numpy(), color=TRAIN)
-    axes.set_xlabel("share of images answered, the surest first")
+    axes.set_xlabel("share of images answered, the most confident first")
     axes.set_ylabel("accuracy on them")
     axes.grid(alpha=0.3)
     return figure

@@ -80,14 +80,14 @@ def describe_confusions(confusions: Sequence[Confusion]) -> str:
 
 
 def describe_calibration(scores: Scores) -> str:
-    """Say whether the model is as sure as it is right."""
+    """Say whether the model is calibrated."""
     gap = 100 * (scores.mean_confidence - scores.accuracy)
     if abs(gap) <= CALIBRATED_POINTS:
-        verdict = "about as sure as it is right"
+        verdict = "well calibrated"
     elif gap > 0:
-        verdict = "surer than it is right"
+        verdict = "overconfident"
     else:
-        verdict = "less sure than it is right"
+        verdict = "underconfident"
     return (
         f"The model is {verdict}: mean confidence {percent(scores.mean_confidence)}, expected "
         f"calibration error {percent(scores.calibration_error)}, negative log-likelihood "
@@ -107,10 +107,10 @@ def describe_fit(curves: Mapping[str, Curve]) -> str:
         f"{percent(val)}, a gap of {gap:+.2f} points: "
     )
     if gap > OVERFIT_POINTS:
-        return text + "the model learns its training images by heart; augmentation may help."
+        return text + "the model overfits; augmentation may help."
     if gap < 0:
         return text + (
             "augmented images and dropout make training harder than validation; longer training, "
             "or a larger network, may help."
         )
-    return text + "little is learnt by heart."
+    return text + "the model hardly overfits."

@@ -169,12 +169,12 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
             "Confidence",
             {
                 "reliability": "how right the model is where it is how sure",
-                "coverage": "accuracy, if only the surest images are answered",
+                "coverage": "accuracy, if only the most confident predictions count",
             },
         ),
         ("Predictions", {"predictions": "the first images and the first mistakes among them"}),
         (
-            "The surest mistakes",
+            "The most confident mistakes",
             {"mistakes": "true class → what the model says; some are errors of the labels"},
         ),
     ]
@@ -221,7 +221,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
         told.append(fit)
     kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)
     place = max(0, round(0.9 * len(kept)) - 1)
-    told.append(f"On the surest 90 % of the images, accuracy is {percent(float(accuracy[place]))}.")
+    most_confident = percent(float(accuracy[place]))
+    told.append(f"On the most confident 90 % of the images, accuracy is {most_confident}.")
     if evaluation.with_references and main.split == "test":
         for reference in REPORTS:
             gap = 100 * (main.scores.accuracy - reference.accuracy)

@@ -47,7 +47,7 @@ def launch_sweep(
         raise
     finally:
         print_sweep_end(sweep_dir, [job.run for job in jobs])
-    print(f"To go on with it, or to add jobs:\n  {repeat}")
+    print(f"To continue it, or to add jobs:\n  {repeat}")
     return 1 if queue.failed else 0
 
 
@@ -78,4 +78,4 @@ def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
     print("\nval acc %  state        job")
     for _, line in sorted(lines, key=lambda item: -item[0]):
         print(f"   {line}")
-    print(f'\nThe sweep lies in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')
+    print(f'\nThe sweep is in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')

@@ -128,8 +128,8 @@ def build_trainer(
         rank_zero_only(print)(notice)
     if timed := chooses_by_timing(config["trainer"], device_type):
         rank_zero_only(print)(
-            f"{' and '.join(timed)} choose kernels by how fast they just were, so a second run "
-            "need not equal this one to the bit."
+            f"{' and '.join(timed)} choose kernels by measured speed, so two runs need not be "
+            "bit-identical."
         )
     speed = TrainingSpeed()
     terminal = TerminalTable(speed, show_bar=arguments.pop("enable_progress_bar", True))

@@ -48,15 +48,15 @@ def print_restart(restart: Restart, trainer: L.Trainer) -> None:
     if restart.checkpoint is None:
         return
     epochs, steps = restart.record["epochs_done"], restart.record["steps_done"]
-    verb = "goes on" if restart.same_run else "starts"
+    verb = "resumes" if restart.same_run else "starts"
     print(f"{verb} after {epochs} whole epochs and {steps:,} steps, from {restart.checkpoint}")
     before, now = restart.record["environment"], environment(trainer)
     changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now]
     changed = [text for key, text in zip(now, changed, strict=True) if before.get(key) != now[key]]
     if changed:
         print(
-            f"Changed since: {'; '.join(changed)}. Training goes on, but its figures will not "
-            "equal to the bit those of a run that was never stopped."
+            f"Changed since: {'; '.join(changed)}. The run resumes, but is not "
+            "bit-identical to one that was never stopped."
         )
     elif (
         trainer.strategy.root_device.type == "cuda"
@@ -98,7 +98,7 @@ def print_end(
         allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
         print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
     print(
-        f"\nEverything lies in {run.path}\n"
+        f"\nEverything is in {run.path}\n"
         f'  see the curves:   tensorboard --logdir "{run.path}"\n'
         f'  write a report:   fashion-lit evaluate "{run.path}"\n'
         f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"

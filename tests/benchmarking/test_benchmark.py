@@ -1,6 +1,8 @@
 """The benchmark: what it compares is the same work, and what it counts is right. No timings."""
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
+from torchvision.transforms import Compose, Grayscale, Resize, ToTensor
 
 from fashion_lit.benchmark import main
 from fashion_lit.benchmarking import contenders as loops
 from fashion_lit.benchmarking import throughput as contests
-from fashion_lit.benchmarking import timing
+from fashion_lit.benchmarking import timing, whole_runs
 from fashion_lit.benchmarking.baselines import (
     TRANSFORMS,
     PlainLoop,
@@ -35,6 +38,7 @@ from fashion_lit.benchmarking.contenders import (
 from fashion_lit.benchmarking.throughput import STEP_CALLBACKS, inference_rate
 from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_second
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, seconds_until, train_whole
+from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import to_input
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.data.types import Batch, LabelledImages
@@ -308,6 +312,78 @@ def test_a_whole_run_is_tested_and_a_failure_is_told(tmp_path: Path) -> None:
     assert 0 <= metrics["test/accuracy"] <= 1
     with pytest.raises(UserError, match=r"to train, but: fashion-lit train: Unknown setting"):
         train_whole(effort_of(tmp_path, "nothing=1"))
+
+
+def test_both_sides_train_the_reports_recipes(
+    drawn: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def configure_small(effort: Effort, *overrides: str) -> Config:
+        is_report_a = "experiment=report_a" in overrides
+        return configure(effort, *overrides, *(["data.image_size=32"] if is_report_a else []))
+
+    # Images of 224 pixels would take a minute; so both sides of report A have small ones.
+    monkeypatch.setattr(contests, "configure", configure_small)
+    small = Compose([Resize(32), Grayscale(3), ToTensor()])
+    monkeypatch.setitem(TRANSFORMS, "report A, 224 px", small)
+    write_torchvision_files(drawn, tmp_path)
+    effort = effort_of(tmp_path, "data.batch_size=4", "data.eval_batch_size=10")
+    rows = list(contests.measure_train(effort))
+    assert [row.what for row in rows] == ["report B's CNN", "ResNet-18, 224 px"]
+    for row in rows:
+        assert (row.part, row.unit) == ("train", "images/s")
+        assert len(row.ours) == len(row.peer) == effort.num_rounds
+        assert min(*row.ours, *row.peer) > 0
+        assert row.peer_name in [f"plain fp32, {n} workers" for n in contests.NUM_WORKERS]
+
+
+@pytest.mark.parametrize(("num_seeds", "note"), [
+    (1, "test 90.00 %, n = 1"),
+    (3, "test 92.00 ± 2.00 %, n = 3"),
+])  # fmt: skip
+def test_a_record_tells_its_seconds_and_its_test_accuracy(
+    num_seeds: int, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, ...]] = []
+
+    def train(effort: Effort, *overrides: str) -> dict[str, float]:
+        trained.append(overrides)
+        seed = int(overrides[-1].removeprefix("seed="))
+        return {"seconds": 10.0 + seed, "test/accuracy": 0.9 + 0.02 * seed}
+
+    monkeypatch.setattr(whole_runs, "train_whole", train)
+    own, *reports = whole_runs.measure_records(effort_of(tmp_path, num_seeds=num_seeds))
+    assert (own.part, own.unit, own.note) == ("records", "s", note)
+    assert own.ours == [10.0, 11.0, 12.0][:num_seeds]
+    assert [row.note for row in reports] == ["test 90.00 %, n = 1"] * 2  # the peers' seeds
+    assert [row.ours for row in reports] == [[10.0]] * 2
+    for row in (own, *reports):
+        assert (row.peer, row.peer_name) == ([], "")  # nobody to compare with
+        assert math.isnan(row.ratio)
+    assert trained[:num_seeds] == [(f"seed={seed}",) for seed in range(num_seeds)]
+    assert [overrides[0] for overrides in trained[num_seeds:]] == [
+        "experiment=report_b",
+        "experiment=report_a",
+    ]
+
+
+def test_records_are_whole_runs_and_are_written_without_a_ratio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe, _), *_ = whole_runs.RECIPES.items()
+    monkeypatch.setattr(whole_runs, "RECIPES", {recipe: ["model.network.widths=[4,4,4]"]})
+    output = tmp_path / "figures.json"
+    arguments = ["records", "--data", "synthetic", "--seeds", "1", "--output", str(output)]
+    settings = ("data.num_train=90", "data.num_test=30", "data.val_size=30")
+    settings += ("data.batch_size=20", "trainer.max_epochs=1")
+    assert main([*arguments, *(word for text in settings for word in ("--set", text))]) == 0
+    (row,) = json.loads(output.read_text())["rows"]
+    (seconds,) = row["ours"]
+    assert seconds > 0
+    assert re.fullmatch(r"test \d+\.\d\d %, n = 1", row["note"])
+    assert (row["peer"], row["ratio"]) == ([], None)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("records: ")]
+    assert re.match(rf"records: {recipe} +[\d.]+ +- +- +-  s, ", line)
+    assert line.endswith(row["note"])
 
 
 @pytest.mark.parametrize(

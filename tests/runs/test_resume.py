@@ -302,9 +302,9 @@ def test_changed_environment_is_told(
     torch.save(checkpoint, copied_run.last_checkpoint)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
     out = capsys.readouterr().out
-    assert "goes on after 2 whole epochs and 8 steps, from " in out
+    assert "resumes after 2 whole epochs and 8 steps, from " in out
     assert "Changed since: threads was 96, is " in out
-    assert "will not equal to the bit" in out
+    assert "is not bit-identical to one that was never stopped" in out
 
 
 def tag_as_of_a_gpu(path: Path) -> None:

@@ -1,7 +1,9 @@
 """Leaderboards, recomputed with pandas from the raw files."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import yaml
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
+from fashion_lit import leaderboard
 from fashion_lit.leaderboard import main
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.figures import entry_curves
@@ -184,3 +187,36 @@ def test_bad_arguments_end_in_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_watched_leaderboard_is_shown_until_ctrl_c_with_what_has_finished_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "first", lr=0.1, val_accuracy=0.91)
+    second = write_run(tmp_path, "second", lr=0.2, state="running")
+    waits: list[float] = []
+    tables: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        tables.append(capsys.readouterr().out)
+        assert (tmp_path / "leaderboard.md").read_text() == tables[-1].removesuffix("\n")
+        if len(waits) == 1:
+            second.write_metrics({"val/accuracy": 0.93, "seconds": 10.0})
+            second.write_status("finished")
+        elif len(waits) == 2:
+            write_run(tmp_path, "third", lr=0.4, val_accuracy=0.92)
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(leaderboard, "time", SimpleNamespace(sleep=sleep))
+    assert main([str(tmp_path), "--watch", "2.5"]) == 130
+    assert waits == [2.5, 2.5, 2.5]
+    assert capsys.readouterr() == ("", "")  # nothing after Ctrl-C
+    assert [re.findall(r"^\| (\d|-) \| (0\.\d) ", table, re.MULTILINE) for table in tables] == [
+        [("1", "0.1"), ("-", "0.2")],
+        [("1", "0.2"), ("2", "0.1")],
+        [("1", "0.2"), ("2", "0.4"), ("3", "0.1")],
+    ]
+    rows = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert [row["jobs"] for row in rows] == [["second"], ["third"], ["first"]]

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM: `slurm-single-node` of the README's developers' section starts one."""
+"""Sweeps on a real SLURM, where `sinfo` answers; `test_slurm_launcher` needs none."""
 
 import os
 import shutil
