@@ -6,6 +6,7 @@ not wait for the device; TRICKS only make a training step faster, and are undone
 step are dropped.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -85,9 +86,44 @@ def enter_no_profiler(trainer: L.Trainer, classifier: L.LightningModule) -> Undo
     return undo
 
 
+def prepare_signature(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
+    """Have the signature of `training_step` ready, which Lightning inspects at every step."""
+    function: Any = type(classifier).training_step
+    function.__signature__ = inspect.signature(function)
+
+    def undo() -> None:
+        del function.__signature__
+
+    return undo
+
+
+def set_hook_name_directly(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
+    """Set `_current_fx_name`, as Lightning does 45 times a step, without nn.Module's checks."""
+    kind: Any = type(classifier)
+
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super(kind, self).__setattr__(name, value)
+
+    kind.__setattr__ = set_attribute
+
+    def undo() -> None:
+        del kind.__setattr__
+
+    return undo
+
+
 TRICKS: Mapping[str, Trick] = {
     trick.__name__: trick
-    for trick in (skip_empty_hooks, cache_owner_of_batch_hooks, enter_no_profiler)
+    for trick in (
+        skip_empty_hooks,
+        cache_owner_of_batch_hooks,
+        enter_no_profiler,
+        prepare_signature,
+        set_hook_name_directly,
+    )
 }
 
 

@@ -109,6 +109,8 @@ def test_tricks_are_undone_after_an_error_too() -> None:
         fit(classifier, internals, Fail())
     assert all(callable(getattr(classifier, hook)) for hook in STEP_HOOKS)
     assert not internals._undo
+    assert "__setattr__" not in vars(CNNClassifier)
+    assert not hasattr(CNNClassifier.training_step, "__signature__")
 
 
 def test_lightning_has_the_private_parts_that_are_used() -> None:
