@@ -89,9 +89,9 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import told_pruning
     from fashion_lit.training.device import check_devices
-    from fashion_lit.training.run import run_job, told_run_dir
+    from fashion_lit.training.run import run_dir_of_first_process, run_job
 
-    composed |= told_run_dir()
+    composed |= run_dir_of_first_process()
     config, run_dir = resolve_run_config(composed, overrides)
     run = RunDirectory(run_dir.absolute())
     if not (run.exists and is_trained(run, config)):  # one that is tested takes what is there

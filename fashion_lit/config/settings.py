@@ -20,7 +20,7 @@ HARMLESS = (
     "trainer.profiler",
 )
 # On another device the figures differ in the last bits, and the run says so; it may have to move.
-MOVING = ("trainer.accelerator",)
+INEXACT_IF_CHANGED = ("trainer.accelerator",)
 # Schedules that do not know when the run ends, so `trainer.max_epochs` may be raised.
 OPEN_ENDED = ("constant", "step", "plateau")
 
@@ -94,7 +94,7 @@ def _may_change(key: str, recorded: Config, wanted: Config) -> bool:
         return more and recorded["scheduler"]["name"] in OPEN_ENDED
     if key == "data.device":  # augmentation draws there; on a GPU "auto" is the same
         return (recorded["data"]["device"], wanted["data"]["device"]) == ("cuda", "auto")
-    return is_harmless(key) or key in MOVING
+    return is_harmless(key) or key in INEXACT_IF_CHANGED
 
 
 def is_harmless(key: str) -> bool:

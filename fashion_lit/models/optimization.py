@@ -103,12 +103,12 @@ def sgd(
         norms_and_biases_lr_factor=norms_and_biases_lr_factor,
     )
     optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
-    begin_momenta(optimizer)
-    optimizer.register_load_state_dict_post_hook(begin_momenta)
+    fill_missing_momenta(optimizer)
+    optimizer.register_load_state_dict_post_hook(fill_missing_momenta)
     return optimizer
 
 
-def begin_momenta(optimizer: Optimizer) -> None:
+def fill_missing_momenta(optimizer: Optimizer) -> None:
     """Let the momentum of every weight that has none begin at zero, which changes no result.
 
     torch's fused kernel wants all momenta or none, and a frozen layer that thaws has none; and

@@ -83,7 +83,7 @@ class RestartPoints(L.Callback):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stand_at(trainer, trainer.current_epoch, 0)
-        stop, _ = self._agree(trainer)
+        stop, _ = self._ask_all_ranks(trainer)
         if trainer.global_step != self._saved_step or stop:
             self._save(trainer, stop=stop)
 
@@ -97,7 +97,7 @@ class RestartPoints(L.Callback):
             return  # gradients of half a step are not saved
         stop, due = False, self._are_steps_due(trainer)
         if trainer.world_size == 1 or step % AGREE_EVERY_STEPS == 0:
-            stop, minutes_due = self._agree(trainer)
+            stop, minutes_due = self._ask_all_ranks(trainer)
             due |= minutes_due
         if stop or (due and trainer.global_step != self._saved_step):
             self._save(trainer, stop=stop)
@@ -135,7 +135,7 @@ class RestartPoints(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if trainer.world_size == 1 or batch_idx % AGREE_EVERY_STEPS == 0:
-            stop, _ = self._agree(trainer)
+            stop, _ = self._ask_all_ranks(trainer)
             if stop:
                 self._save(trainer, stop=True)
 
@@ -144,7 +144,7 @@ class RestartPoints(L.Callback):
         self.signals.wait_for_a_good_moment = False
         self._stand_at(trainer, trainer.current_epoch, 0)
         self._stopped_early = trainer.should_stop
-        stop, _ = self._agree(trainer)
+        stop, _ = self._ask_all_ranks(trainer)
         self._save(trainer, stop=stop)
 
     @override
@@ -185,7 +185,7 @@ class RestartPoints(L.Callback):
         steps = trainer.global_step - self._saved_step  # the same on every rank
         return self.every_steps is not None and steps >= self.every_steps
 
-    def _agree(self, trainer: L.Trainer) -> tuple[bool, bool]:
+    def _ask_all_ranks(self, trainer: L.Trainer) -> tuple[bool, bool]:
         """Return whether any rank was asked to stop, and whether for any a checkpoint is due."""
         stop = self.signals.received is not None
         due = time.perf_counter() - self._saved_at >= self.every_seconds

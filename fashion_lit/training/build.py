@@ -45,7 +45,7 @@ def build_classifier(config: Config) -> ImageClassifier:
     return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
 
 
-def on_devices_here(config: Config) -> tuple[Config, str]:
+def with_available_devices(config: Config) -> tuple[Config, str]:
     """Return a run's configuration as this machine can evaluate it, and a notice, or ""."""
     trainer, data = config["trainer"], config["data"]
     try:

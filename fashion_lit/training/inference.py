@@ -23,7 +23,7 @@ from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import find_restart, read_record
-from fashion_lit.training.build import build_datamodule, on_devices_here
+from fashion_lit.training.build import build_datamodule, with_available_devices
 from fashion_lit.training.device import choose_precision, resolve_accelerator, set_tf32
 
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # where an image is, or a pixel further
@@ -87,7 +87,7 @@ def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
     datamodule = build_datamodule(in_memory, classifier)
     datamodule.prepare_data()
     datamodule.setup()
-    here, moved = on_devices_here(config)
+    here, moved = with_available_devices(config)
     accelerator = resolve_accelerator(here["trainer"].get("accelerator", "auto"))
     notice = " ".join(filter(None, (notice, moved)))
     return Model(run, config, path, classifier.eval(), datamodule, accelerator, notice)

@@ -28,7 +28,7 @@ from fashion_lit.training.build import (
     build_datamodule,
     build_trainer,
     compile_network,
-    on_devices_here,
+    with_available_devices,
 )
 from fashion_lit.training.device import keep_freed_memory, peak_memory
 from fashion_lit.training.log_filters import silence_known_messages
@@ -116,7 +116,7 @@ def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
         run.write_status(state, reason=reason)
 
 
-def told_run_dir() -> dict[str, str]:
+def run_dir_of_first_process() -> dict[str, str]:
     """Return {"run_dir": …} in a process that the first one of its run has started, else {}."""
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     return {} if is_first_process() or run_dir is None else {"run_dir": run_dir}
@@ -137,7 +137,7 @@ def train(
     """Fit, validate the best checkpoint, test it once if `test`, record."""
     silence_known_messages()
     keep_freed_memory()
-    config, notice = on_devices_here(config)  # one that is trained was refused by now
+    config, notice = with_available_devices(config)  # one that is trained was refused by now
     if notice:
         print(notice)
     L.seed_everything(config["seed"], verbose=False)

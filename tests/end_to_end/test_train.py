@@ -280,16 +280,15 @@ def test_a_missing_triton_is_named_in_one_sentence(capsys: pytest.CaptureFixture
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has what must lack")
 def test_a_device_that_is_not_there_ends_before_a_directory_is_made(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = f"output_root={tmp_path.as_posix()}"
     settings = [s for s in small if not s.startswith("trainer.accelerator")]
     for more in ([], ["-m", "seed=0,1"]):
-        assert main([*more, *settings, "trainer.accelerator=mps", place]) == 2
+        assert main([*more, *settings, "trainer.accelerator=tpu", place]) == 2
         error = capsys.readouterr().err
-        assert "Expected a device for trainer.accelerator=mps" in error
+        assert "Expected a device for trainer.accelerator=tpu" in error
         assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

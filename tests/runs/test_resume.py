@@ -344,7 +344,7 @@ def record(run: RunDirectory, group: str, key: str, value: str) -> None:
         torch.save(checkpoint, path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize(
     ("group", "key", "message"),
     [
@@ -368,7 +368,7 @@ def test_a_run_on_a_device_that_is_not_here_goes_on_where_it_is_told_to(
     assert not list(copied_run.checkpoint_dir.glob("*.unusable"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what must lack")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_finished_run_is_tested_on_what_is_here_and_says_so(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
