@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_two_jobs_share_one_gpu(tmp_path: Path, small: list[str]) -> None:
         assert torch.cuda.get_device_name() in log.read_text()
 
 
-def test_a_step_waits_for_the_gpu_at_points_of_the_curves_alone(
+def test_no_line_waits_for_the_gpu_at_every_step(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[str] = []
@@ -126,8 +127,9 @@ def test_a_step_waits_for_the_gpu_at_points_of_the_curves_alone(
     torch.cuda.set_sync_debug_mode("warn")
     try:
         train(*ON_GPU, "data.batch_size=10", "trainer.log_every_n_steps=1000")
-        # The first step's point of the curves has two: the learning rate is a number, the loss not.
-        assert len(waits) <= 2, waits
+        # Each of the 2 epochs copies its order to the GPU once; the curves have one point, at the
+        # first of 40 steps, which reads the loss.
+        assert max(Counter(waits).values(), default=0) <= 2, waits
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

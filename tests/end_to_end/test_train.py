@@ -256,7 +256,7 @@ def test_a_compiler_that_fails_is_named_in_one_sentence(
 def test_gradients_are_clipped_in_mixed_precision(optimizer: str, train: Train) -> None:
     clip = ["trainer.gradient_clip_val=1e-9", "precision=bf16", "optimizer.weight_decay=0"]
     run = train(*clip, f"optimizer={optimizer}", "scheduler=constant")
-    state = torch.load(run.last_checkpoint)
+    state = torch.load(run.last_checkpoint, map_location="cpu")
     L.seed_everything(0)
     first = build_classifier(run.config).network.state_dict()
     for name, value in first.items():
