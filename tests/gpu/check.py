@@ -85,15 +85,15 @@ WORKS = (
     ],
 )
 SPEED = (
-    [Stage("bench_loop", 90, benchmark_stage("loop"))],
+    [Stage("bench_loop", 120, benchmark_stage("loop"))],
     [Stage("cuda_graphs", 60, compile_stage("default", "reduce-overhead", small=(TINY,)))],
-    [Stage("anatomy", 40, anatomy)],
+    [Stage("anatomy", 60, anatomy)],
     [Stage("report_a", 90, report_a)],
-    [Stage("bench_train", 60, benchmark_stage("train"))],
-    [Stage("bench_inference", 40, benchmark_stage("inference"))],
-    [Stage("cuda_graphs_b", 60, compile_stage("report_b", "reduce-overhead", REPORT_B))],
-    [Stage("bench_data", 40, benchmark_stage("data"))],
-    [Stage("compile", 50, compile_stage("default", "true", small=(TINY,)))],
+    [Stage("bench_train", 80, benchmark_stage("train"))],
+    [Stage("bench_inference", 50, benchmark_stage("inference"))],
+    [Stage("cuda_graphs_b", 100, compile_stage("report_b", "reduce-overhead", REPORT_B))],
+    [Stage("bench_data", 60, benchmark_stage("data"))],
+    [Stage("compile", 70, compile_stage("default", "true", small=(TINY,)))],
     [Stage("report_b", 150, report_b)],
 )
 ROUNDS = (*WORKS, *SPEED)

@@ -134,11 +134,11 @@ def compile_stage(name: str, mode: str, *overrides: str, small: Sequence[str] = 
 
 
 def benchmark_stage(part: str) -> Work:
-    """Return a stage of one part of `fashion-lit benchmark`, in two short rounds."""
+    """Return a stage of one part of `fashion-lit benchmark`, in one short round."""
 
     def stage(turn: Turn) -> Outcome:
         output = turn.check.work / f"benchmark_{part}.json"
-        effort = ["--rounds", "2", "--seconds", "0.7", "--steps", "20"]
+        effort = ["--rounds", "1", "--seconds", "0.7", "--steps", "20"]
         if turn.check.small:
             effort = ["--data", "synthetic", "--rounds", "1", "--seconds", "0.02", "--steps", "1"]
             effort += [word for setting in SMALL_BENCHMARK for word in ("--set", setting)]
