@@ -18,7 +18,7 @@ _MODULES = {
     "RunDirectory": "runs.directory",
     "SyntheticGarments": "data.synthetic",
     "TransferClassifier": "models.transfer",
-    "load_model": "training.inference",
+    "load_run": "training.inference",
     "predict": "training.inference",
     "to_input": "data.datamodule",
 }

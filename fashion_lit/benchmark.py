@@ -11,7 +11,6 @@ shown: how many times as fast this project is. Nothing else should run meanwhile
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -27,9 +26,9 @@ from fashion_lit.benchmarking.throughput import (
 )
 from fashion_lit.benchmarking.timing import Row, machine
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, measure_records
-from fashion_lit.errors import UserError
+from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
-from fashion_lit.training.device import keep_freed_memory
+from fashion_lit.training.device import tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 
 PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
@@ -43,8 +42,34 @@ PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
 BY_NAME_ONLY = ("records",)  # it trains report A, and opens the test set
 
 
+@with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit benchmark ARGUMENTS`; returns the exit code."""
+    args = parse(arguments)
+    check_arguments(args)
+    silence_known_messages()
+    tune_malloc()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        effort = Effort(
+            data=args.data,
+            num_rounds=args.rounds,
+            seconds=args.seconds,
+            num_steps=args.steps,
+            num_seeds=args.seeds,
+            num_peer_seeds=args.peer_seeds,
+            overrides=tuple(args.set),
+            root=root,
+        )
+        write_torchvision_files(load(configure(effort)).train, root)
+        rows = show(effort, args.parts or [part for part in PARTS if part not in BY_NAME_ONLY])
+    write_rows(args.output, rows)
+    print(f"\nThe figures of every round are in {args.output.absolute()}.")
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="fashion-lit benchmark",
         description=__doc__,
@@ -65,43 +90,26 @@ def main(arguments: list[str]) -> int:
         help="a setting of all runs that train",
     )
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
-    args = parser.parse_args(arguments)
-    try:
-        if unknown := set(args.parts) - PARTS.keys():
-            raise UserError(
-                f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
-            )
-        if min(args.rounds, args.seconds, args.steps, args.seeds, args.peer_seeds) <= 0:
-            raise UserError(
-                "Expected --rounds, --seconds, --steps, --seeds and --peer-seeds to be more than 0."
-            )
-        silence_known_messages()
-        keep_freed_memory()
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            effort = Effort(
-                data=args.data,
-                num_rounds=args.rounds,
-                seconds=args.seconds,
-                num_steps=args.steps,
-                num_seeds=args.seeds,
-                num_peer_seeds=args.peer_seeds,
-                overrides=tuple(args.set),
-                root=root,
-            )
-            write_torchvision_files(load(configure(effort)).train, root)
-            rows = show(effort, args.parts or [part for part in PARTS if part not in BY_NAME_ONLY])
-    except UserError as error:
-        print(f"fashion-lit benchmark: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return parser.parse_args(arguments)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for parts that do not exist and numbers that measure nothing."""
+    if unknown := set(args.parts) - PARTS.keys():
+        raise UserError(
+            f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
+        )
+    if min(args.rounds, args.seconds, args.steps, args.seeds, args.peer_seeds) <= 0:
+        raise UserError(
+            "Expected --rounds, --seconds, --steps, --seeds and --peer-seeds to be more than 0."
+        )
+
+
+def write_rows(output: Path, rows: Sequence[Row]) -> None:
+    """Write the machine and every round's figures as JSON."""
     ratios = (None if math.isnan(row.ratio) else row.ratio for row in rows)
-    told = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
-    told = {"machine": machine(), "rows": told}
-    write_atomically(args.output, json.dumps(told, indent=2) + "\n")
-    print(f"\nThe figures of every round are in {args.output.absolute()}.")
-    return 0
+    found = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
+    write_atomically(output, json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
 
 
 def show(effort: Effort, parts: Sequence[str]) -> list[Row]:

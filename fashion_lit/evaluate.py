@@ -9,7 +9,6 @@ keeps the test set closed (test=false, as in a sweep) is evaluated on its valida
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,18 +16,19 @@ import yaml
 
 from fashion_lit.config.settings import flatten
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
-from fashion_lit.errors import UserError
+from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.evaluation.comparison import compare
 from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.evaluation.figures import pictures_figure
-from fashion_lit.evaluation.page import Evaluation, Result, result_row, sentences, write_report
+from fashion_lit.evaluation.page import Evaluation, Result, result_row, sentences, write_evaluation
 from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.files import write_atomically
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.device import keep_freed_memory
-from fashion_lit.training.inference import Model, choose_splits, load_model, predict
+from fashion_lit.text import align
+from fashion_lit.training.device import tune_malloc
+from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
 from fashion_lit.training.log_filters import silence_known_messages
 
 OUTPUT = "evaluation"  # of several runs, in the current directory
@@ -36,8 +36,9 @@ ENSEMBLE = "ensemble"
 NUM_PICTURES = 12  # of each side of a comparison
 
 
+@with_exit_codes
 def main(arguments: list[str]) -> int:
-    """Run `fashion-lit evaluate ARGUMENTS`; returns the exit code: 0, 2 for what cannot be, 130."""
+    """Run `fashion-lit evaluate ARGUMENTS`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="fashion-lit evaluate",
         description=__doc__,
@@ -50,24 +51,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
     parser.add_argument("--compare", action="store_true", help="is one better beyond chance?")
     args = parser.parse_args(arguments)
-    try:
-        silence_known_messages()
-        keep_freed_memory()
-        check_arguments(args)
-        models = [load_model(RunDirectory(path), args.checkpoint) for path in args.run_dirs]
-        for model in models:
-            if model.notice:
-                print(f"{model.name}: {model.notice}")
-        splits = common_splits(models, args.split)
-        if args.compare:
-            compare_models(models, splits[-1], args.output or Path(OUTPUT))
-        else:
-            evaluate(models, splits, args)
-    except UserError as error:
-        print(f"fashion-lit evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    silence_known_messages()
+    tune_malloc()
+    check_arguments(args)
+    models = [load_run(RunDirectory(path), args.checkpoint) for path in args.run_dirs]
+    for model in models:
+        if model.notice:
+            print(f"{model.name}: {model.notice}")
+    splits = common_splits(models, args.split)
+    if args.compare:
+        compare_models(models, splits[-1], args.output or Path(OUTPUT))
+    else:
+        evaluate(models, splits, args)
     return 0
 
 
@@ -82,7 +77,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
 
 
-def common_splits(models: Sequence[Model], wanted: Split | None) -> list[Split]:
+def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Split]:
     """Return the splits to evaluate on, the test images last; says when those stay closed."""
     chosen = [choose_splits(model.config, wanted) for model in models]
     splits: list[Split] = [s for s in chosen[0] if all(s in other for other in chosen)]
@@ -93,7 +88,9 @@ def common_splits(models: Sequence[Model], wanted: Split | None) -> list[Split]:
     return splits
 
 
-def evaluate(models: Sequence[Model], splits: Sequence[Split], args: argparse.Namespace) -> None:
+def evaluate(
+    models: Sequence[TrainedRun], splits: Sequence[Split], args: argparse.Namespace
+) -> None:
     """Evaluate one model, or an ensemble beside its members; write and print the report."""
     results = []
     for split in splits:
@@ -109,7 +106,7 @@ def evaluate(models: Sequence[Model], splits: Sequence[Split], args: argparse.Na
     main_result = next(r for r in reversed(results) if r.name == name)
     evaluation = describe(models, main_result, results)
     output = args.output or (models[0].run.path / "report" if len(models) == 1 else Path(OUTPUT))
-    write_report(output, evaluation)
+    write_evaluation(output, evaluation)
     print_results(evaluation, output)
 
 
@@ -119,7 +116,9 @@ def result(name: str, split: Split, predictions: Predictions) -> Result:
     return Result(name, split, predictions, scores)
 
 
-def describe(models: Sequence[Model], main_result: Result, results: Sequence[Result]) -> Evaluation:
+def describe(
+    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
+) -> Evaluation:
     """Gather what a report shows of one model or an ensemble."""
     first = models[0]
     notices = [f"{model.name}: {model.notice}" for model in models if model.notice]
@@ -147,19 +146,15 @@ def describe(models: Sequence[Model], main_result: Result, results: Sequence[Res
 def print_results(evaluation: Evaluation, output: Path) -> None:
     """Print the results, what they say, and where the report is."""
     head = ["model", "split", "accuracy", "95 % interval", "macro F1", "log-loss", "calibration"]
-    rows = [head, *(result_row(result) for result in evaluation.results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    for row in align([head, *(result_row(result) for result in evaluation.results)]):
+        print("  ".join(row).rstrip())
     main_result = evaluation.main
     print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
     print("\n".join(sentences(evaluation)))
     print(f"\nThe report is in {output.absolute()}; open report.html in a browser.")
 
 
-def compare_models(models: Sequence[Model], split: Split, output: Path) -> None:
+def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> None:
     """Say whether the second model is better than the first; runs of one model differ by seed."""
     groups = group_by_model(models)
     if len(groups) != 2:
@@ -190,11 +185,11 @@ def compare_models(models: Sequence[Model], split: Split, output: Path) -> None:
     print(f"\nPictures of what only one gets right are in {output.absolute()}.")
 
 
-def group_by_model(models: Sequence[Model]) -> list[list[Model]]:
+def group_by_model(models: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
     """Group runs that differ in their seed alone; two runs are two groups in any case."""
     if len(models) == 2:
         return [[model] for model in models]
-    groups: dict[str, list[Model]] = {}
+    groups: dict[str, list[TrainedRun]] = {}
     for model in models:
         settings = {k: v for k, v in flatten(model.config).items() if k != "seed"}
         groups.setdefault(repr(sorted(settings.items())), []).append(model)

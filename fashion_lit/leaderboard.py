@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fashion_lit.errors import UserError
+from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import read_text, write_atomically
 from fashion_lit.sweeps.figures import draw_figures
 from fashion_lit.sweeps.ranking import Entry, rank, read_runs, varied_settings
@@ -22,6 +22,7 @@ from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
 TEST_RECORD = "test_opened.json"
 
 
+@with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit leaderboard ARGUMENTS`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="fashion-lit leaderboard", description=__doc__)
@@ -31,19 +32,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
     parser.add_argument("--evaluate-best", action="store_true", help="test the winner, once")
     args = parser.parse_args(arguments)
-    try:
-        check_arguments(args)
-        while True:
-            entries = show(args.sweep_dir, args.metric, smallest_first=args.min)
-            if not args.watch:
-                break
-            time.sleep(args.watch)
-        return evaluate_best(args.sweep_dir, entries) if args.evaluate_best else 0
-    except UserError as error:
-        print(f"fashion-lit leaderboard: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    check_arguments(args)
+    while True:
+        entries = show(args.sweep_dir, args.metric, smallest_first=args.min)
+        if not args.watch:
+            break
+        time.sleep(args.watch)
+    return evaluate_best(args.sweep_dir, entries) if args.evaluate_best else 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:

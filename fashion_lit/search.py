@@ -9,18 +9,16 @@ study, an SQLite file in the sweep's directory. What is typed as for a multirun 
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-
-from fashion_lit.errors import UserError
+from fashion_lit.config.compose import hydra_errors_for_users
+from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.runs.directory import quote_command
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launch import build_launcher, repeat_command
 from fashion_lit.sweeps.pruning import METRIC, PRUNERS, STUDY_FILE, load_study
 from fashion_lit.sweeps.space import check_corners, read_space
@@ -30,11 +28,11 @@ if TYPE_CHECKING:
     import optuna
 
 
+@with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit search ARGUMENTS`.
 
-    Returns the exit code: 0, the search is done; 1, a trial failed; 2, the command is wrong;
-    128 + the signal's number, it was stopped.
+    Returns the exit code: 0, the search is done; 1, a trial failed.
     """
     parser = argparse.ArgumentParser(
         prog="fashion-lit search",
@@ -46,14 +44,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe")
     parser.add_argument("--pruner", choices=PRUNERS, default="median")
     args = parser.parse_intermixed_args(arguments)
-    try:
-        with StopSignals() as signals:
-            return launch(args, arguments, signals)
-    except (UserError, HydraException) as error:
-        print(f"fashion-lit search: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        return stop.exit_code
+    with StopSignals() as signals, hydra_errors_for_users():
+        return launch(args, arguments, signals)
 
 
 def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:

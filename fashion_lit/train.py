@@ -12,41 +12,40 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from hydra.errors import HydraException
 
 from fashion_lit.config.compose import (
     CONF_DIR,
     SWEEP,
     check_mode,
     compose_jobs,
+    hydra_errors_for_users,
     prepare_overrides,
     split_jobs,
 )
 from fashion_lit.config.settings import Config
-from fashion_lit.errors import UserError
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.errors import Stopped, with_exit_codes
+from fashion_lit.runs.signals import StopSignals
 
 # What needs torch is imported once Hydra has accepted the command: it takes seconds.
 
 
+@with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit train ARGUMENTS`.
 
     Returns the exit code: 0, all done; 1, a run failed; 2, the configuration is wrong and nothing
-    was built; 128 + the signal's number, it was stopped (130 for Ctrl-C, 143 for SIGTERM).
+    was built; 128 + the signal's number, it was stopped.
     """
     args = parse(arguments)
     try:
-        with StopSignals() as signals:
+        with StopSignals() as signals, hydra_errors_for_users():
             return launch(args, arguments, signals)
-    except (UserError, HydraException) as error:
-        print(f"fashion-lit train: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
+    except Stopped:
         from fashion_lit.training.run import is_first_process
 
-        # Lightning kills the first process of a run when another one ends with an error.
-        return stop.exit_code if is_first_process() else 0
+        if is_first_process():
+            raise
+        return 0  # Lightning kills the first process of a run when another one ends with an error
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -87,7 +86,7 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     """Start a run, or resume it."""
     from fashion_lit.runs.directory import RunDirectory
     from fashion_lit.runs.resume import is_trained, resolve_run_config
-    from fashion_lit.sweeps.pruning import told_pruning
+    from fashion_lit.sweeps.pruning import pruning_from_environment
     from fashion_lit.training.device import check_devices
     from fashion_lit.training.run import run_dir_of_first_process, run_job
 
@@ -96,7 +95,7 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     run = RunDirectory(run_dir.absolute())
     if not (run.exists and is_trained(run, config)):  # one that is tested takes what is there
         check_devices(config["trainer"], config["data"]["device"])
-    run_job(config, run, signals, told_pruning())
+    run_job(config, run, signals, pruning_from_environment())
 
 
 def show(arguments: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from fashion_lit.__main__ import COMMANDS
 
 PACKAGE = Path(fashion_lit.__file__).parent
 # From the top down, as in the README's "How it is built".
-GROUND = ("__init__", "errors", "files")  # what everything stands on
+GROUND = ("__init__", "errors", "files", "text")  # what everything stands on
 PACKAGES = (
     "data",
     "evaluation",

@@ -89,7 +89,7 @@ def configure(effort: Effort, *overrides: str) -> Config:
 
 def load(config: Config, device: torch.device | str = "cpu") -> FashionMNISTDataModule:
     """Return the data module of a configuration, with its images on `device`."""
-    datamodule = build_datamodule(config, build_classifier(config))
+    datamodule = build_datamodule(config)
     datamodule.prepare_data()
     datamodule.setup()
     datamodule.move_to(torch.device(device))
@@ -202,7 +202,7 @@ def built_run(
         L.seed_everything(config["seed"], verbose=False)
         classifier = build_classifier(config)
         compile_network(classifier.network, config)
-        datamodule = build_datamodule(config, classifier)
+        datamodule = build_datamodule(config)
         trainer, _ = build_trainer(config, run, Restart(), StopSignals())
         yield trainer, classifier, datamodule
         trainer.logger.experiment.close()  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ from fashion_lit.benchmarking.contenders import (
 )
 from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_second
 from fashion_lit.config.settings import Config
-from fashion_lit.runs.restart_points import RestartPoints
+from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.training.build import build_classifier, compile_network
 from fashion_lit.training.callbacks import KeyedDropout
 from fashion_lit.training.device import FP32, choose_precision, resolve_accelerator, set_tf32
@@ -34,7 +34,7 @@ from fashion_lit.training.tensorboard import TensorBoardPages
 from fashion_lit.training.terminal import TerminalTable
 
 NUM_WORKERS = (0, 2)  # of the peers' loaders; the faster one counts
-STEP_CALLBACKS = (KeyedDropout, RestartPoints, TensorBoardPages, TerminalTable)
+STEP_CALLBACKS = (KeyedDropout, ResumeCheckpoints, TensorBoardPages, TerminalTable)
 
 
 def measure_data(effort: Effort) -> Iterator[Row]:
@@ -157,7 +157,7 @@ def inference_rate(effort: Effort, config: Config, batch_size: int, *, as_traine
         compile_network(classifier.evaluated, config)
     else:
         classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    images = torch.randn(batch_size, classifier.num_channels, 28, 28, device=fabric.device)
+    images = torch.randn(batch_size, 1, 28, 28, device=fabric.device)
     model = fabric.setup_module(classifier)
     model(images).argmax(1).tolist()
     began, num_images = time.perf_counter(), 0

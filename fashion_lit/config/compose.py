@@ -7,7 +7,8 @@
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is
 OPTIONAL_GROUPS = ("experiment", "debug")
 SPACES = "search"  # what `fashion-lit search` draws from: not composed either
 SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
+
+
+@contextmanager
+def hydra_errors_for_users() -> Iterator[None]:
+    """Turn the errors of Hydra and OmegaConf into a UserError of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(f"{error}".split())) from None
 
 
 def prepare_overrides(overrides: Sequence[str]) -> list[str]:
@@ -122,11 +132,8 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
                 f"'{key}=[{values}]' if it is one list."
             )
     jobs = split_jobs(overrides) if multirun else [list(overrides)]
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return [_compose_job(job) for job in jobs]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(f"{error}".split())) from None
+    with hydra_errors_for_users(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return [_compose_job(job) for job in jobs]
 
 
 def split_jobs(overrides: Sequence[str]) -> list[list[str]]:

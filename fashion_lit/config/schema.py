@@ -48,6 +48,7 @@ OWN_TRAINER_KEYS = {
     "plugins": "precision=, trainer.strategy=",
     "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
 }
+Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, as pydantic takes them
 COMPILE_MODES = ("reduce-overhead", "max-autotune")  # torch.compile's, beside its default
 
 
@@ -67,54 +68,54 @@ def validate(config: Config, schema: type[BaseModel]) -> None:
 
 
 def run_schema(config: Config) -> type[BaseModel]:
-    """Return the schema of a whole configuration, given the `name` each part chooses."""
-    source = SOURCES[chosen_name(config, "data", SOURCES)]
-    datamodule_fields = keyword_fields(
-        FashionMNISTDataModule, exclude={"augment", "num_channels", "seed"}
-    )
-    classifier = CLASSIFIERS[chosen_name(config, "model", CLASSIFIERS)]
-    classifier_fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
-    if classifier is CNNClassifier:
-        network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
-        network_fields = keyword_fields(network, positional_too=True)
-        classifier_fields["network"] = (named_schema(network_fields), ...)
-    trainer_fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
-    precisions = trainer_fields["precision"][0]
-    trainer_fields["precision"] = (Literal["auto", "tf32"] | precisions, ...)
-    trainer_fields["max_epochs"] = (PositiveInt, ...)
-    trainer_fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
+    """Return the schema of a whole configuration, given the `name` that each group chooses."""
+    optimizer = OPTIMIZERS[chosen_name(config, "optimizer", OPTIMIZERS)]
+    scheduler = SCHEDULERS[chosen_name(config, "scheduler", SCHEDULERS)]
     return object_schema(
         seed=(int, Field(ge=0, lt=2**32)),
         test=(bool, ...),
-        checkpoint=(
-            object_schema(
-                every_minutes=(PositiveFloat, ...), every_steps=(PositiveInt | None, ...)
-            ),
-            ...,
-        ),
-        tensorboard=(
-            object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...)),
-            ...,
-        ),
+        checkpoint=(CHECKPOINT, ...),
+        tensorboard=(TENSORBOARD, ...),
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
         output_root=(str, ...),
         run_dir=(str, ...),
         sweep_name=(str, ...),
-        launcher=(dict[str, Any], ...),  # no part of a run: `check_launcher` judges it
-        data=(named_schema(keyword_fields(source) | datamodule_fields), ...),
-        model=(named_schema(classifier_fields), ...),
+        launcher=(dict[str, Any], ...),  # not a part of a run: `sweeps.launch` checks it
+        data=(named_schema(data_fields(config)), ...),
+        model=(named_schema(model_fields(config)), ...),
         augment=(object_schema(**keyword_fields(Augment)), ...),
-        optimizer=(
-            named_schema(keyword_fields(OPTIMIZERS[chosen_name(config, "optimizer", OPTIMIZERS)])),
-            ...,
-        ),
-        scheduler=(
-            named_schema(keyword_fields(SCHEDULERS[chosen_name(config, "scheduler", SCHEDULERS)])),
-            ...,
-        ),
-        trainer=(object_schema(**trainer_fields), ...),
+        optimizer=(named_schema(keyword_fields(optimizer)), ...),
+        scheduler=(named_schema(keyword_fields(scheduler)), ...),
+        trainer=(object_schema(**trainer_fields()), ...),
     )
+
+
+def data_fields(config: Config) -> Fields:
+    """Return the fields of `data`: those of the image source and of the data module."""
+    source = SOURCES[chosen_name(config, "data", SOURCES)]
+    exclude = {"augment", "seed"}
+    return keyword_fields(source) | keyword_fields(FashionMNISTDataModule, exclude=exclude)
+
+
+def model_fields(config: Config) -> Fields:
+    """Return the fields of `model`: those of the classifier and, under `network`, the network."""
+    classifier = CLASSIFIERS[chosen_name(config, "model", CLASSIFIERS)]
+    fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
+    if classifier is CNNClassifier:
+        network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
+        fields["network"] = (named_schema(keyword_fields(network, positional_too=True)), ...)
+    return fields
+
+
+def trainer_fields() -> Fields:
+    """Return the fields of `trainer`: Lightning's arguments, and `compile`."""
+    fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
+    precisions = fields["precision"][0]
+    fields["precision"] = (Literal["auto", "tf32"] | precisions, ...)
+    fields["max_epochs"] = (PositiveInt, ...)
+    fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
+    return fields
 
 
 def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
@@ -138,7 +139,7 @@ def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
 
 def keyword_fields(
     function: Callable[..., Any], *, exclude: Collection[str] = (), positional_too: bool = False
-) -> dict[str, tuple[Any, Any]]:
+) -> Fields:
     """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields.
 
     With `positional_too`, of those that can be given by position or keyword as well.
@@ -165,9 +166,15 @@ def object_schema(**fields: tuple[Any, Any]) -> type[BaseModel]:
     return create_model("Config", __config__=rules, **fields)  # type: ignore[call-overload]
 
 
-def named_schema(fields: dict[str, tuple[Any, Any]]) -> type[BaseModel]:
+def named_schema(fields: Fields) -> type[BaseModel]:
     """Return an object schema with a `name` beside the fields."""
     return object_schema(name=(str, ...), **fields)
+
+
+CHECKPOINT = object_schema(
+    every_minutes=(PositiveFloat, ...), every_steps=(PositiveInt | None, ...)
+)
+TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...))
 
 
 def check_combinations(config: Config) -> None:

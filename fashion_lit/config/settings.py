@@ -8,7 +8,7 @@ from typing import Any
 from fashion_lit.errors import UserError
 
 # Settings that cannot change what comes out, so a run may go on with other ones.
-HARMLESS = (
+RESULT_NEUTRAL = (
     "test",
     "checkpoint",
     "tensorboard",
@@ -54,7 +54,7 @@ def flatten(config: Config) -> dict[str, float | str]:
     }
 
 
-def model_name(config: Config) -> str:
+def network_name(config: Config) -> str:
     """Return the network's name, "fast_cnn" or "resnet18"."""
     model = config["model"]
     return model["network"]["name"] if "network" in model else model["backbone"]
@@ -67,7 +67,7 @@ def differences(recorded: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def continued_config(recorded: Config, wanted: Config, whose: str) -> Config:
+def check_resumable(recorded: Config, wanted: Config, whose: str) -> Config:
     """Return the settings a run goes on with: `wanted`, if that can only continue `recorded`.
 
     Raises UserError, naming the settings that differ, for anything that would change the result.
@@ -94,9 +94,9 @@ def _may_change(key: str, recorded: Config, wanted: Config) -> bool:
         return more and recorded["scheduler"]["name"] in OPEN_ENDED
     if key == "data.device":  # augmentation draws there; on a GPU "auto" is the same
         return (recorded["data"]["device"], wanted["data"]["device"]) == ("cuda", "auto")
-    return is_harmless(key) or key in INEXACT_IF_CHANGED
+    return is_result_neutral(key) or key in INEXACT_IF_CHANGED
 
 
-def is_harmless(key: str) -> bool:
+def is_result_neutral(key: str) -> bool:
     """Whether a setting cannot change what comes out of a run."""
-    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+    return any(key == name or key.startswith(f"{name}.") for name in RESULT_NEUTRAL)

@@ -54,8 +54,8 @@ def check_val_size(val_size: int, num_train: int) -> None:
         )
 
 
-def to_input(images: Tensor, *, num_channels: int, image_size: int, normalize: bool) -> Tensor:
-    """Turn images (B, H, W) uint8 into network input (B, num_channels, size, size) float32.
+def to_input(images: Tensor, *, image_size: int, normalize: bool) -> Tensor:
+    """Turn images (B, H, W) uint8 into network input (B, 1, image_size, image_size) float32.
 
     Pixels come out in [0, 1], or with mean 0 and standard deviation 1 over the training set.
     """
@@ -67,7 +67,7 @@ def to_input(images: Tensor, *, num_channels: int, image_size: int, normalize: b
     elif image_size > x.shape[-1]:
         # As F.interpolate, without its detour on CUDA where algorithms must be deterministic.
         x = torch.ops.aten.upsample_bilinear2d(x, [image_size, image_size], False)
-    return x.expand(-1, num_channels, -1, -1)
+    return x
 
 
 class EpochCounter:
@@ -135,7 +135,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image of a split once, in order, over any number of ranks.
+    """Every image of a split once, in order, divided over any number of ranks.
 
     Every rank gets the same number of batches (their sizes differ by at most one image): DDP
     broadcasts buffers in each forward pass, and would hang where one rank had a batch more.
@@ -145,27 +145,25 @@ class EvalBatches:
         self,
         datamodule: "FashionMNISTDataModule",
         data: LabelledImages,
-        indices: Tensor,
         rank: int,
         num_ranks: int,
     ) -> None:
         self.datamodule = datamodule
-        self.data = data
-        self.indices = indices[rank::num_ranks]
-        largest_share = -(-len(indices) // num_ranks)
+        self.data = LabelledImages(*(part[rank::num_ranks] for part in data))
+        largest_share = -(-len(data.labels) // num_ranks)
         self.num_batches = -(-largest_share // datamodule.eval_batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        indices_here = self.indices.to(self.datamodule.tensor_device)
-        for indices in indices_here.tensor_split(self.num_batches):
-            yield self.datamodule.to_input(self.data.images[indices]), self.data.labels[indices]
+        parts = (part.tensor_split(self.num_batches) for part in self.data)
+        for images, labels in zip(*parts, strict=True):
+            yield self.datamodule.to_input(images), labels
 
 
 class FashionMNISTDataModule(L.LightningDataModule):
-    """Train, validation and test batches: images (B, C, H, W) float32, labels (B,) int64.
+    """Train, validation and test batches: images (B, 1, H, W) float32, labels (B,) int64.
 
     Args:
         source: the images, real or drawn.
@@ -177,7 +175,6 @@ class FashionMNISTDataModule(L.LightningDataModule):
             stand in for the validation set. The validation figures are then optimistic.
         normalize: shift and scale the pixels to mean 0 and standard deviation 1.
         image_size: height and width in pixels that the network sees.
-        num_channels: 1 (grey), or 3 equal channels.
         device: where the images live; "auto" is the training device.
         augment: changes training images (B, 28, 28) uint8, or None.
         seed: batch order and augmentation are functions of it, the epoch and the step.
@@ -199,7 +196,6 @@ class FashionMNISTDataModule(L.LightningDataModule):
         validate_on_test: bool = False,
         normalize: bool = True,
         image_size: PositiveInt = 28,
-        num_channels: Literal[1, 3] = 1,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         augment: Augment | None = None,
         seed: NonNegativeInt = 0,
@@ -214,7 +210,6 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.validate_on_test = validate_on_test
         self.normalize = normalize
         self.image_size = image_size
-        self.num_channels = num_channels
         self.device = device
         self.augment = augment
         self.seed = seed
@@ -271,13 +266,15 @@ class FashionMNISTDataModule(L.LightningDataModule):
         return torch.device(self.device)
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Turn images (B, 28, 28) uint8 into network input (B, C, H, W) float32."""
-        return to_input(
-            images,
-            num_channels=self.num_channels,
-            image_size=self.image_size,
-            normalize=self.normalize,
-        )
+        """Turn images (B, 28, 28) uint8 into network input (B, 1, H, W) float32."""
+        return to_input(images, image_size=self.image_size, normalize=self.normalize)
+
+    def images_of(self, split: Literal["val", "test"]) -> LabelledImages:
+        """Return the images (N, 28, 28) uint8 and labels (N,) int64 that `setup` has loaded."""
+        if split == "test" or self.validate_on_test:
+            return self.test
+        indices = self.val_indices.to(self.tensor_device)
+        return LabelledImages(*(part[indices] for part in self.train))
 
     def train_dataloader(self) -> TrainBatches:
         """Return the augmented training batches of this rank."""
@@ -286,13 +283,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> EvalBatches:
         """Return the validation batches of this rank."""
-        if self.validate_on_test:
-            return self.test_dataloader()
-        return EvalBatches(self, self.train, self.val_indices, *self._rank())
+        return EvalBatches(self, self.images_of("val"), *self._rank())
 
     def test_dataloader(self) -> EvalBatches:
         """Return the test batches of this rank."""
-        return EvalBatches(self, self.test, torch.arange(len(self.test.labels)), *self._rank())
+        return EvalBatches(self, self.images_of("test"), *self._rank())
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -3,8 +3,8 @@
     train, test = FashionMNIST(root="data").load()
     train.images.shape  # (60000, 28, 28), uint8
 
-The official gzip files are read directly, after an MD5 check. A missing file is taken from the
-first mirror (a local folder or a URL) that holds a good copy.
+The official gzip files are read directly, and their MD5 is checked. A missing file is copied from
+the first mirror (a local folder or a URL) that has a good copy.
 
 Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
 Learning Algorithms", https://arxiv.org/abs/1708.07747
@@ -13,7 +13,6 @@ Learning Algorithms", https://arxiv.org/abs/1708.07747
 import gzip
 import hashlib
 import urllib.request
-import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from fashion_lit.data.types import LabelledImages
 from fashion_lit.errors import UserError
+from fashion_lit.files import write_atomically
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -58,7 +58,7 @@ MIRRORS = (
 
 @dataclass(frozen=True)
 class GzipFile:
-    """What is known of an official file: its name, size in bytes, MD5 and number of items."""
+    """An official file: its name, size in bytes, MD5 and number of items."""
 
     name: str
     num_bytes: int
@@ -94,37 +94,41 @@ class FashionMNIST:
         self.mirrors = tuple(mirrors)
 
     def prepare(self) -> None:
-        """Fetch the missing files. Raises UserError when one is damaged or not to be had."""
+        """Fetch the missing files. Raises UserError if no mirror has a good copy of one."""
         for file in (*TRAIN_FILES, *TEST_FILES):
             fetch(file, self.root, self.mirrors)
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Return the 60,000 training and 10,000 test images, fetching what is missing."""
-        self.prepare()
+        """Return the 60,000 training and 10,000 test images, fetching what is missing.
+
+        Raises UserError if a file is damaged, or if no mirror has a good copy.
+        """
         return self._read(TRAIN_FILES), self._read(TEST_FILES)
 
     def _read(self, files: tuple[GzipFile, GzipFile]) -> LabelledImages:
         images, labels = (fetch(file, self.root, self.mirrors) for file in files)
+        for path, file in zip((images, labels), files, strict=True):
+            check_file(path, file)
         return read_labelled_images(images, labels, num_items=files[0].num_items)
 
 
 def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
-    """Return the path of a verified copy of `file` under `root`, taken from a mirror if need be.
+    """Return the path of `file` under `root`, where a mirror's good copy goes if there is none.
 
-    A file from a mirror is written under a temporary name, verified and renamed, so an interrupted
-    or a second process leaves no half file. Raises UserError when the copy under `root` is damaged
-    (it is never replaced silently), or when no mirror has a good one.
+    A file that is there already is not read here. Raises UserError if no mirror has a good copy.
     """
     target = root / TORCHVISION_FOLDER / file.name
     for path in (target, root / file.name):
         if path.is_file():
-            if problem := find_problem(path, file):
-                raise UserError(f"{path} {problem}; delete it and run again to fetch a good copy.")
             return path
     failures = []
     for mirror in mirrors:
         try:
-            _fetch_from(mirror, file, target)
+            content = _read_mirror(mirror, file)
+            if problem := find_problem(content, file):
+                raise UserError(f"its copy {problem}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, content)
             return target
         except (OSError, UserError) as error:
             failures.append(f"  {mirror}: {error}")
@@ -136,44 +140,43 @@ def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
     )
 
 
-def find_problem(path: Path, file: GzipFile) -> str | None:
-    """Say what is wrong with the file at `path`, expected against found; None if nothing is."""
-    num_bytes = path.stat().st_size
+def check_file(path: Path, file: GzipFile) -> None:
+    """Raise UserError if the file at `path` is damaged; it is never replaced silently."""
+    if problem := find_problem(path.read_bytes(), file):
+        raise UserError(f"{path} {problem}; delete it and run again to fetch a good copy.")
+
+
+def find_problem(content: bytes, file: GzipFile) -> str | None:
+    """Describe what is wrong with a file's content: expected and found. None if it is intact."""
+    num_bytes = len(content)
     if num_bytes != file.num_bytes:
         word = "truncated" if num_bytes < file.num_bytes else "too long"
         return f"is {word}: expected {file.num_bytes:,} bytes, found {num_bytes:,}"
-    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 != file.md5:
         return f"is damaged: expected MD5 {file.md5}, found {md5}"
     return None
 
 
-def _fetch_from(mirror: str, file: GzipFile, target: Path) -> None:
-    """Copy `file` from a folder or URL to `target`; OSError or UserError says why it failed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        if "://" in mirror:
-            _download(f"{mirror.rstrip('/')}/{file.name}", part)
-        else:
-            source = BASE_DIR / Path(mirror).expanduser() / file.name
-            if not source.is_file():
-                raise UserError("no such file")
-            part.write_bytes(source.read_bytes())
-        if problem := find_problem(part, file):
-            raise UserError(f"its copy {problem}")
-        if not target.is_file():  # another process may have been faster
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+def _read_mirror(mirror: str, file: GzipFile) -> bytes:
+    """Return the content of `file` in a folder or at a URL; OSError or UserError if it fails."""
+    if "://" in mirror:
+        return _download(f"{mirror.rstrip('/')}/{file.name}")
+    source = BASE_DIR / Path(mirror).expanduser() / file.name
+    if not source.is_file():
+        raise UserError("no such file")
+    return source.read_bytes()
 
 
-def _download(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=30) as response, path.open("wb") as out:
+def _download(url: str) -> bytes:
+    content = bytearray()
+    with urllib.request.urlopen(url, timeout=30) as response:
         total = int(response.headers.get("Content-Length") or 0) or None
         with tqdm(total=total, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar:
             while chunk := response.read(1 << 16):
-                bar.update(out.write(chunk))
+                content += chunk
+                bar.update(len(chunk))
+    return bytes(content)
 
 
 def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> LabelledImages:

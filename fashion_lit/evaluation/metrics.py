@@ -5,7 +5,7 @@ class's precision, recall and F1 all follow from the confusion matrix at the epo
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,16 @@ class ClassScores(NamedTuple):
     recall: Tensor
     f1: Tensor
     support: Tensor
+
+    def average(self, kind: Literal["macro", "weighted"]) -> tuple[float, float, float]:
+        """Return precision, recall and F1, averaged over classes, or weighted by their support."""
+        columns = torch.stack([self.precision, self.recall, self.f1])
+        if kind == "macro":
+            averages = columns.mean(1)
+        else:
+            averages = (columns * self.support.double()).sum(1) / self.support.sum()
+        precision, recall, f1 = averages.tolist()
+        return precision, recall, f1
 
 
 def class_scores(confusion: Tensor) -> ClassScores:

@@ -36,7 +36,7 @@ def describe_accuracy(scores: Scores, split: str) -> str:
         f"(95 % interval {percent(low)} to {percent(high)}, Wilson)"
     )
     if bool(scores.present.all()):
-        text += f"; macro F1 is {scores.averages('macro')[2]:.3f}"
+        text += f"; macro F1 is {scores.classes.average('macro')[2]:.3f}"
     return f"{text}."
 
 

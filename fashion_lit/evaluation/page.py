@@ -1,6 +1,6 @@
 """Write an evaluation into a directory: report.html, and its parts as files.
 
-    write_report(Path("runs/first/report"), evaluation)
+    write_evaluation(Path("runs/first/report"), evaluation)
 
 report.html is self-contained: figures are embedded, nothing is fetched.
 """
@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from matplotlib.figure import Figure
@@ -38,6 +38,24 @@ TEMPLATE = Path(__file__).parent / "report.html"
 SPLIT_NAMES = {"val": "validation images", "test": "test images"}
 NUM_PICTURES = 24
 UNKNOWN = "–"
+AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
+# The page's sections of figures: title, and the figures' names and captions.
+SECTIONS = (
+    ("Confusions", {"confusion_matrix": "counts, and shares of the true class, in rows"}),
+    ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
+    (
+        "Confidence",
+        {
+            "reliability": "accuracy at each level of confidence",
+            "coverage": "accuracy if only the most confident predictions count",
+        },
+    ),
+    ("Predictions", {"predictions": "the first images and the first mistakes among them"}),
+    (
+        "The most confident mistakes",
+        {"mistakes": "true class → predicted class; some are errors of the labels"},
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Evaluation:
     with_references: bool = False
 
 
-def write_report(output: Path, evaluation: Evaluation) -> None:
+def write_evaluation(output: Path, evaluation: Evaluation) -> None:
     """Write all files of a report into a directory, which is made if it is missing."""
     output.mkdir(parents=True, exist_ok=True)
     scores = evaluation.main.scores
@@ -113,8 +131,9 @@ def flat_metrics(result: Result) -> dict[str, float]:
         "calibration_error": scores.calibration_error,
         "mean_confidence": scores.mean_confidence,
     }
-    for kind in ("macro", "weighted"):
-        for name, value in zip(("precision", "recall", "f1"), scores.averages(kind), strict=True):
+    for kind in AVERAGES:
+        averages = scores.classes.average(kind)
+        for name, value in zip(("precision", "recall", "f1"), averages, strict=True):
             numbers[f"{kind}_{name}"] = value
     for i, tag in enumerate(CLASS_TAGS):
         for column in ("precision", "recall", "f1"):
@@ -132,8 +151,8 @@ def class_table(scores: Scores) -> str:
         columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
         values = [float(c[i]) if bool(scores.present[i]) else "" for c in columns]
         writer.writerow([name, *values, int(scores.classes.support[i])])
-    for kind in ("macro", "weighted"):
-        writer.writerow([f"{kind} avg", *scores.averages(kind), scores.num_images])
+    for kind in AVERAGES:
+        writer.writerow([f"{kind} avg", *scores.classes.average(kind), scores.num_images])
     return buffer.getvalue()
 
 
@@ -162,37 +181,6 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
     """Return the HTML page."""
     main = evaluation.main
     references = REPORTS if evaluation.with_references and main.split == "test" else ()
-    sections = [
-        ("Confusions", {"confusion_matrix": "counts, and shares of the true class, in rows"}),
-        ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
-        (
-            "Confidence",
-            {
-                "reliability": "how right the model is where it is how sure",
-                "coverage": "accuracy, if only the most confident predictions count",
-            },
-        ),
-        ("Predictions", {"predictions": "the first images and the first mistakes among them"}),
-        (
-            "The most confident mistakes",
-            {"mistakes": "true class → what the model says; some are errors of the labels"},
-        ),
-    ]
-    drawn = [
-        {
-            "title": title,
-            "parts": [
-                {
-                    "caption": caption,
-                    "data": base64.b64encode(figures[name]).decode(),
-                    "wide": len(parts) == 1,  # scrolls on a phone
-                }
-                for name, caption in parts.items()
-                if name in figures
-            ],
-        }
-        for title, parts in sections
-    ]
     return (
         jinja2.Environment(autoescape=True, trim_blocks=True)
         .from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -207,10 +195,28 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
             classes=class_rows(main.scores, references),
             reference_names=[reference.name for reference in references],
             reference_notes="; ".join(f"{r.name}: {r.protocol}" for r in references),
-            figures=[section for section in drawn if section["parts"]],
+            figures=figure_sections(figures),
             settings=evaluation.settings,
         )
     )
+
+
+def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """Return the sections that have figures, each figure as base64."""
+    sections = []
+    for title, captions in SECTIONS:
+        parts = [
+            {
+                "caption": caption,
+                "data": base64.b64encode(figures[name]).decode(),
+                "wide": len(captions) == 1,  # scrolls on a phone
+            }
+            for name, caption in captions.items()
+            if name in figures
+        ]
+        if parts:
+            sections.append({"title": title, "parts": parts})
+    return sections
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
@@ -247,7 +253,7 @@ def headline(result: Result) -> list[tuple[str, str]]:
 
 def macro_f1(scores: Scores) -> str:
     """Write macro F1, if every class has images."""
-    return f"{scores.averages('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
+    return f"{scores.classes.average('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
 
 
 def result_row(result: Result) -> list[str]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fashion_lit.evaluation.metrics import ClassScores, class_scores, confusion_matrix
 from fashion_lit.evaluation.statistics import wilson_interval
@@ -68,16 +67,6 @@ class Scores:
         """Which classes have true images: (C,) bool."""
         return self.classes.support > 0
 
-    def averages(self, kind: str) -> tuple[float, float, float]:
-        """Return precision, recall and F1, averaged over classes: "macro", or "weighted"."""
-        columns = torch.stack([self.classes.precision, self.classes.recall, self.classes.f1])
-        if kind == "macro":
-            averages = columns.mean(1)
-        else:
-            averages = (columns * self.classes.support.double()).sum(1) / self.num_images
-        precision, recall, f1 = averages.tolist()
-        return precision, recall, f1
-
 
 def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> Scores:
     """Score predictions: probabilities (N, C) that add up to 1, labels (N,) int64."""
@@ -87,9 +76,7 @@ def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> 
     confusion = confusion_matrix(predicted, labels, num_classes)
     correct = predicted == labels
     num_images = len(labels)
-    error = multiclass_calibration_error(
-        probabilities, labels, num_classes=num_classes, n_bins=NUM_BINS, norm="l1"
-    )
+    bins = confidence_bins(confidence, correct)
     # Of a probability that rounds to 0 the logarithm would be infinite.
     tiny = torch.finfo(torch.float32).tiny
     likelihood = probabilities.gather(1, labels[:, None]).clamp(min=tiny)
@@ -100,9 +87,9 @@ def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> 
         classes=class_scores(confusion),
         confusion=confusion,
         log_loss=float(-likelihood.log().mean()),
-        calibration_error=float(error),
+        calibration_error=calibration_error(bins),
         mean_confidence=float(confidence.mean()),
-        bins=confidence_bins(confidence, correct),
+        bins=bins,
         confusions=confused_pairs(confusion, class_names),
     )
 
@@ -120,6 +107,12 @@ def confidence_bins(confidence: Tensor, correct: Tensor) -> list[Bin]:
             )
             bins.append(Bin(mean_confidence, share, num_images))
     return bins
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error, in [0, 1]: Naeini et al. 2015."""
+    gaps = (b.num_images * abs(b.accuracy - b.confidence) for b in bins)
+    return sum(gaps) / sum(b.num_images for b in bins)
 
 
 def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[Confusion]:

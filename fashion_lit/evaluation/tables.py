@@ -19,7 +19,6 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], *, digi
     scores = class_scores(confusion)
     columns = (scores.precision, scores.recall, scores.f1)
     num_images = int(scores.support.sum())
-    shares = scores.support.double() / num_images
     accuracy = float(confusion.double().trace() / num_images)
     width = max(len("weighted avg"), *(len(name) for name in class_names))
 
@@ -34,8 +33,8 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], *, digi
     for index, name in enumerate(class_names):
         text += row(name, [float(c[index]) for c in columns], int(scores.support[index]))
     text += f"\n{'accuracy':>{width}} {'':>10}{'':>10} {accuracy:>9.{digits}f} {num_images:>9}\n"
-    text += row("macro avg", [float(column.mean()) for column in columns], num_images)
-    text += row("weighted avg", [float((c * shares).sum()) for c in columns], num_images)
+    text += row("macro avg", scores.average("macro"), num_images)
+    text += row("weighted avg", scores.average("weighted"), num_images)
     return text
 
 

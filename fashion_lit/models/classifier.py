@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -32,7 +32,7 @@ PLAIN_SCHEDULER = {"name": "constant"}
 
 
 class ImageClassifier(L.LightningModule):
-    """Trains `network`: images (B, C, H, W) float -> logits (B, 10). Subclasses choose it.
+    """Trains `network`: images (B, 1, H, W) float -> logits (B, 10). Subclasses choose it.
 
     Constructor arguments are plain values, kept in the checkpoint as hyperparameters, so
     `load_from_checkpoint(path)` needs nothing else and loads with `weights_only=True`.
@@ -48,7 +48,6 @@ class ImageClassifier(L.LightningModule):
         scheduler: {"name": one of SCHEDULERS, and its arguments}.
     """
 
-    num_channels: Literal[1, 3]  # of the images that the network takes
     class_weights: Tensor | None
 
     def __init__(

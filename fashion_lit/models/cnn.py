@@ -27,8 +27,6 @@ class CNNClassifier(ImageClassifier):
         scheduler: see ImageClassifier.
     """
 
-    num_channels = 1
-
     def __init__(
         self,
         *,

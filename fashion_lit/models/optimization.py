@@ -48,36 +48,39 @@ def parameter_groups(
     ]
 
 
-def adam(
-    module: nn.Module,
-    *,
-    lr: PositiveFloat,
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999),
-    weight_decay: NonNegativeFloat = 0.0,
-    decay_norms_and_biases: bool = True,
-    fused: bool = True,
-) -> Optimizer:
-    """Adam, Kingma and Ba 2015; weight decay is an L2 penalty in the gradient."""
-    groups = parameter_groups(
-        module, lr=lr, weight_decay=weight_decay, decay_norms_and_biases=decay_norms_and_biases
-    )
-    return Adam(groups, lr=lr, betas=betas, fused=fused)
+def adam_builder(
+    kind: type[Adam], *, default_weight_decay: float, description: str
+) -> Callable[..., Optimizer]:
+    """Return a function that builds an optimizer of the Adam family."""
+
+    def build(
+        module: nn.Module,
+        *,
+        lr: PositiveFloat,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.999),
+        weight_decay: NonNegativeFloat = default_weight_decay,
+        decay_norms_and_biases: bool = True,
+        fused: bool = True,
+    ) -> Optimizer:
+        groups = parameter_groups(
+            module, lr=lr, weight_decay=weight_decay, decay_norms_and_biases=decay_norms_and_biases
+        )
+        return kind(groups, lr=lr, betas=betas, fused=fused)
+
+    build.__name__, build.__doc__ = kind.__name__.lower(), description
+    return build
 
 
-def adamw(
-    module: nn.Module,
-    *,
-    lr: PositiveFloat,
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999),
-    weight_decay: NonNegativeFloat = 0.01,
-    decay_norms_and_biases: bool = True,
-    fused: bool = True,
-) -> Optimizer:
-    """AdamW, Loshchilov and Hutter 2019; weight decay acts on the weights directly."""
-    groups = parameter_groups(
-        module, lr=lr, weight_decay=weight_decay, decay_norms_and_biases=decay_norms_and_biases
-    )
-    return AdamW(groups, lr=lr, betas=betas, fused=fused)
+adam = adam_builder(
+    Adam,
+    default_weight_decay=0.0,
+    description="Adam, Kingma and Ba 2015; weight decay is an L2 penalty in the gradient.",
+)
+adamw = adam_builder(
+    AdamW,
+    default_weight_decay=0.01,
+    description="AdamW, Loshchilov and Hutter 2019; weight decay acts on the weights directly.",
+)
 
 
 def sgd(

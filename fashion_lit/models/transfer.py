@@ -61,9 +61,17 @@ def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
         ) from None
 
 
+def repeat_channels(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Turn a network's input, images (B, 1 or 3, H, W), into three channels, without a copy."""
+    (images,) = inputs
+    return images.expand(-1, 3, -1, -1)
+
+
 @final
 class TransferClassifier(ImageClassifier):
-    """Images (B, 3, H, W) -> logits (B, 10), over a torchvision ResNet whose `fc` is replaced.
+    """Images (B, 1 or 3, H, W) -> logits (B, 10), by a torchvision ResNet whose `fc` is replaced.
+
+    Its stem takes three channels, which are equal where the images are grey.
 
     Args:
         backbone: the torchvision model: the ResNet family, which ends in `fc`.
@@ -78,8 +86,6 @@ class TransferClassifier(ImageClassifier):
         optimizer: see ImageClassifier.
         scheduler: see ImageClassifier.
     """
-
-    num_channels = 3
 
     def __init__(
         self,
@@ -98,6 +104,7 @@ class TransferClassifier(ImageClassifier):
     ) -> None:
         network: Any = torchvision.models.get_model(backbone, weights=None)
         network.fc = nn.Linear(network.fc.in_features, NUM_CLASSES)
+        network.register_forward_pre_hook(repeat_channels)
         super().__init__(
             network,
             label_smoothing=label_smoothing,

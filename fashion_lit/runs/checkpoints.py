@@ -20,7 +20,8 @@ from typing_extensions import override
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
 
-RECORD = "run"  # the key of a checkpoint under which `RestartPoints` keeps what is not Lightning's
+# The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
+RECORD = "run"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

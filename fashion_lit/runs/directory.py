@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
 from fashion_lit.errors import UserError
 from fashion_lit.files import PART_PATTERN, read_text, write_atomically
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 EVENT_FILES = "events.out.tfevents.*"
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
@@ -108,22 +109,23 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record the configuration."""
-        write_atomically(self.config_file, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.config_file, text)
 
     @property
     def config(self) -> dict[str, Any]:
         """The recorded configuration; raises UserError if it cannot be read."""
         try:
-            config = OmegaConf.to_container(OmegaConf.load(self.config_file))
+            config = yaml.load(read_text(self.config_file), YAML_LOADER)
         except Exception as error:
             raise UserError(
                 f"Expected the settings of a run in {self.config_file}, but they cannot be read "
-                f"({str(error).splitlines()[0]}); choose another run_dir."
+                f"({str(error).splitlines()[0]}); restore the file, or use another directory."
             ) from None
         if not isinstance(config, dict) or not config:
             raise UserError(
-                f"Expected the settings of a run in {self.config_file}, but it holds none; choose "
-                "another run_dir."
+                f"Expected the settings of a run in {self.config_file}, but it holds none; restore "
+                "the file, or use another directory."
             )
         return {str(key): value for key, value in config.items()}
 

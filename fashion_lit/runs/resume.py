@@ -21,10 +21,10 @@ from fashion_lit.config.settings import (
     LOCATION_KEYS,
     Config,
     _may_change,
-    continued_config,
+    check_resumable,
     differences,
-    is_harmless,
-    model_name,
+    is_result_neutral,
+    network_name,
 )
 from fashion_lit.errors import UserError
 from fashion_lit.runs.checkpoints import RECORD
@@ -41,7 +41,7 @@ class Restart:
 
     Args:
         checkpoint: its file, or None for the very beginning.
-        record: what `RestartPoints` kept in it.
+        record: what `ResumeCheckpoints` kept in it.
         same_run: the checkpoint is the run's own, rather than where a new run departs from.
     """
 
@@ -63,20 +63,20 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
     if run.exists:
         # A record may be older than a setting that cannot change the result.
-        newer = {key: value for key, value in composed.items() if is_harmless(key)}
+        newer = {key: value for key, value in composed.items() if is_result_neutral(key)}
         recorded = newer | run.config
-        settings = continued_config(
+        settings = check_resumable(
             recorded, amend(recorded, overrides, composed), f"the run in {run.path}"
         )
     elif checkpoint is not None:
         record = read_record(checkpoint)
         recorded = record["config"]
         wanted = amend(recorded, overrides, composed) | {"ckpt_path": recorded["ckpt_path"]}
-        settings = continued_config(recorded, wanted, f"the checkpoint {checkpoint}")
+        settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}")
         settings |= {"ckpt_path": str(checkpoint.absolute())}
         check_epochs_left(record["epochs_done"], settings["trainer"]["max_epochs"], checkpoint)
         if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
-            name = run_dir.name.removesuffix(model_name(composed)) + model_name(settings)
+            name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
             run_dir = run_dir.with_name(name)
     check(settings | locations)
     return settings, run_dir
@@ -92,7 +92,7 @@ def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> No
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `RestartPoints` kept in a checkpoint; raises UserError if it cannot be used.
+    """Return what `ResumeCheckpoints` kept in a checkpoint; raises UserError if it cannot be used.
 
     Only tensors and plain values are ever loaded, so no checkpoint can execute code.
     """
@@ -191,7 +191,7 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         path = config["ckpt_path"]
         return Restart(Path(path), departure(read_record(Path(path)))) if path else Restart()
     recorded = run.config
-    continued_config(recorded, config, f"the run in {run.path}")
+    check_resumable(recorded, config, f"the run in {run.path}")
     if is_trained(run, config) and (not config["test"] or "test/accuracy" in run.metrics):
         return None
     if before.get("state") == "running":
@@ -219,7 +219,7 @@ def departure(record: dict[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in kept}
 
 
-def told_restart(run: RunDirectory, config: Config) -> Restart:
+def restart_from_environment(run: RunDirectory, config: Config) -> Restart:
     """Return where the first process of this run begins, for the others."""
     checkpoint = os.environ.get(CHECKPOINT_VARIABLE)
     if checkpoint is None:  # torchrun or SLURM started all of them at once

@@ -10,6 +10,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from fashion_lit.errors import Stopped
+
 # SIGHUP: the terminal was closed. SIGUSR1, SIGUSR2: SLURM's warning (sbatch --signal=USR1@60).
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 NOTICE = b"\nStopping after this step, to save it; press Ctrl-C again to end at once.\n"
@@ -18,19 +20,6 @@ NOTICE = b"\nStopping after this step, to save it; press Ctrl-C again to end at 
 def stop_signals() -> list[int]:
     """Return the numbers of the signals that ask for a stop; Windows has the first two only."""
     return [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
-
-
-class Stopped(BaseException):
-    """The process was asked to stop. Not an Exception: no handler of errors should swallow it.
-
-    Args:
-        number: the signal's number.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.name = signal.Signals(number).name
-        self.exit_code = 128 + number  # the shells' convention: 130 for Ctrl-C, 143 for SIGTERM
-        super().__init__(self.name)
 
 
 class StopSignals:

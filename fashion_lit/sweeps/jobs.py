@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from fashion_lit.config.compose import compose_jobs, parse_override, split_jobs
 from fashion_lit.config.schema import check
-from fashion_lit.config.settings import LOCATION_KEYS, Config, is_harmless, leaves
+from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.launchers import Job, JobSource
 
@@ -33,7 +33,7 @@ def fingerprint(config: Config) -> str:
     decisive = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value
         for key, value in leaves(config).items()
-        if not (is_harmless(key) or (key, value) == ("data.device", "auto"))
+        if not (is_result_neutral(key) or (key, value) == ("data.device", "auto"))
     }  # 1 and 1.0 are one value
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

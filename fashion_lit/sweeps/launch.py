@@ -11,8 +11,9 @@ from fashion_lit.config.schema import (
     validate,
 )
 from fashion_lit.config.settings import Config
+from fashion_lit.errors import Stopped
 from fashion_lit.runs.directory import RunDirectory, quote_command
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.jobs import Queue, plan_jobs
 from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
 from fashion_lit.sweeps.slurm import SlurmLauncher

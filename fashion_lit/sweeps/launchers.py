@@ -23,9 +23,9 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.signals import Stopped, StopSignals, stop_signals
+from fashion_lit.runs.signals import StopSignals, stop_signals
 from fashion_lit.training.device import check_devices
 
 POLL_SECONDS = 0.1

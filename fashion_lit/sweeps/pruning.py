@@ -1,6 +1,6 @@
 """How a run of a search tells it of its epochs, and is told to give up.
 
-    pruning = told_pruning()  # a callback, if a search started this process
+    pruning = pruning_from_environment()  # a callback, if a search started this process
 
 `search` starts runs as processes of their own; an environment variable names their trial.
 """
@@ -50,7 +50,7 @@ class Pruning(L.Callback):
             raise Pruned(f"after epoch {epochs_done} of {trainer.max_epochs}")
 
 
-def told_pruning() -> list[Pruning]:
+def pruning_from_environment() -> list[Pruning]:
     """Return the callback of the trial that this process runs; none unless it may be pruned."""
     told = os.environ.get(TRIAL_VARIABLE)
     if not told:

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import override
 
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import write_atomically
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
 
 FOLDER = ".slurm"  # in the sweep's directory: submitit's logs, and which job runs what

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fashion_lit.sweeps.ranking import Entry, Run
+from fashion_lit.text import align
 
 
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
@@ -38,12 +39,9 @@ def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
     heads = {"mean": metric, "rank": "#"}
     lines = [[heads.get(name, name) for name in names]]
     lines += [[cell(row, name) for name in names] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    lines.insert(1, ["-" * width for width in widths])
-    text = "".join(
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
-        for line in lines
-    )
+    head, *rest = align(lines)
+    rule = ["-" * len(name) for name in head]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *rest))
     near = sum(row["near_best"] for row in rows)
     if near:
         text += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"

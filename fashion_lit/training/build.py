@@ -21,8 +21,8 @@ from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
-from fashion_lit.runs.restart_points import RestartPoints
 from fashion_lit.runs.resume import Restart
+from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.training.callbacks import KeyedDropout, TrainingSpeed
 from fashion_lit.training.device import (
@@ -70,7 +70,7 @@ def compile_network(network: nn.Module, config: Config) -> None:
         network.compile(mode=None if mode is True else mode)
 
 
-def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNISTDataModule:
+def build_datamodule(config: Config) -> FashionMNISTDataModule:
     """Build the data module over the images that `data.name` chooses; reads nothing yet."""
     arguments = dict(config["data"])
     source = SOURCES[arguments.pop("name")]
@@ -78,7 +78,6 @@ def build_datamodule(config: Config, classifier: ImageClassifier) -> FashionMNIS
     return FashionMNISTDataModule(
         source(**source_arguments),
         **arguments,
-        num_channels=classifier.num_channels,
         augment=Augment(**config["augment"]),
         seed=config["seed"],
     )
@@ -109,44 +108,13 @@ def choose_strategy(config: Config) -> str:
     return "ddp_find_unused_parameters_true" if is_ddp else strategy
 
 
-def build_trainer(
-    config: Config,
-    run: RunDirectory,
-    restart: Restart,
-    signals: StopSignals,
-    more_callbacks: Sequence[L.Callback] = (),
-) -> tuple[L.Trainer, RestartPoints]:
-    """Build Lightning's Trainer with everything that a run writes and shows."""
-    arguments: dict[str, Any] = dict(config["trainer"])
-    arguments.pop("compile", None)  # `compile_network` did it
-    arguments["strategy"] = choose_strategy(config)
-    device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
-    requested = arguments.pop("precision")
-    precision, notice = choose_precision(requested, device_type)
-    set_tf32(requested, device_type)
-    if notice:
-        rank_zero_only(print)(notice)
-    if timed := chooses_by_timing(config["trainer"], device_type):
-        rank_zero_only(print)(
-            f"{' and '.join(timed)} choose kernels by measured speed, so two runs need not be "
-            "bit-identical."
-        )
+def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
+    """Build the callbacks that log, show and select; `ResumeCheckpoints` saves."""
     speed = TrainingSpeed()
-    terminal = TerminalTable(speed, show_bar=arguments.pop("enable_progress_bar", True))
-    points = RestartPoints(
-        run.last_checkpoint,
-        **config["checkpoint"],
-        config=config,
-        signals=signals,
-        record=restart.record,
-        on_save=lambda progress: run.write_status("running", progress=progress),
-    )
     callbacks: list[L.Callback] = [
-        LightningInternals(),
-        points,
         KeyedDropout(config["seed"]),
         speed,
-        terminal,
+        TerminalTable(speed, show_bar=config["trainer"].get("enable_progress_bar", True)),
         TensorBoardPages(flatten(config), draw_confusions),
         BestCheckpoint(
             run.checkpoint_dir,
@@ -167,18 +135,51 @@ def build_trainer(
                 "val/accuracy", mode="max", patience=patience, check_on_train_epoch_end=True
             )
         )
-    callbacks += more_callbacks
+    return callbacks
+
+
+def build_trainer(
+    config: Config,
+    run: RunDirectory,
+    restart: Restart,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback] = (),
+) -> tuple[L.Trainer, ResumeCheckpoints]:
+    """Build Lightning's Trainer with everything that a run writes and shows."""
+    arguments: dict[str, Any] = dict(config["trainer"])
+    arguments.pop("compile", None)  # `compile_network` did it
+    arguments.pop("enable_progress_bar", None)  # TerminalTable has a bar
+    arguments["strategy"] = choose_strategy(config)
+    device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
+    requested = arguments.pop("precision")
+    precision, notice = choose_precision(requested, device_type)
+    set_tf32(requested, device_type)
+    if notice:
+        rank_zero_only(print)(notice)
+    if timed := chooses_by_timing(config["trainer"], device_type):
+        rank_zero_only(print)(
+            f"{' and '.join(timed)} choose kernels by measured speed, so two runs need not be "
+            "bit-identical."
+        )
+    points = ResumeCheckpoints(
+        run.last_checkpoint,
+        **config["checkpoint"],
+        config=config,
+        signals=signals,
+        record=restart.record,
+        on_save=lambda progress: run.write_status("running", progress=progress),
+    )
     logger = RunLogger(run.path)
     trainer = L.Trainer(
         **arguments,
         precision=precision,  # pyright: ignore[reportArgumentType]
-        enable_progress_bar=False,  # TerminalTable has a bar of its own
+        enable_progress_bar=False,
         default_root_dir=run.path,
         logger=logger,
         enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
         use_distributed_sampler=False,  # every rank draws its own share already
         plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
-        callbacks=callbacks,
+        callbacks=[LightningInternals(), points, *build_callbacks(config, run), *more_callbacks],
     )
     logger.trainer = trainer
     return trainer, points

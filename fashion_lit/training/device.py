@@ -131,7 +131,7 @@ def chooses_by_timing(trainer: Mapping[str, Any], accelerator: str) -> list[str]
     return [f"trainer.{key}" for key in ("benchmark", "compile") if trainer.get(key)]
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let the C library keep the memory of freed tensors for the next ones; glibc only.
 
     By default it may give a step's activations back to Linux, which hands the same pages out again

@@ -1,6 +1,6 @@
 """From a run directory to the probabilities its model gives to each image.
 
-    model = load_model(RunDirectory(Path("runs/first")))
+    model = load_run(RunDirectory(Path("runs/first")))
     predictions = predict(model, "test")  # probabilities (N, 10), labels (N,)
 
 Nothing is trained, and nothing of the run is changed.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fashion_lit.config.schema import CLASSIFIERS
-from fashion_lit.config.settings import Config, model_name
+from fashion_lit.config.settings import Config, network_name
 from fashion_lit.data.augment import flip_horizontally, shift_pixels
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
@@ -30,7 +30,7 @@ MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # where an image is, or a pi
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedRun:
     """A trained classifier and its data.
 
     Args:
@@ -59,10 +59,10 @@ class Model:
     @property
     def architecture(self) -> str:
         """The network's name."""
-        return model_name(self.config)
+        return network_name(self.config)
 
 
-def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
+def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
     """Rebuild a run's model from its directory alone; raises UserError where that fails.
 
     Args:
@@ -77,20 +77,20 @@ def load_model(run: RunDirectory, checkpoint: str | None = None) -> Model:
     record = read_record(path)
     if record["config"]["model"] != config["model"]:
         raise UserError(
-            f"Expected a checkpoint of the run's own model, {model_name(config)}, but {path} holds "
-            f"another one ({model_name(record['config'])}, or other settings)."
+            f"Expected a checkpoint of the run's own model, {network_name(config)}, but {path} is "
+            f"of another one ({network_name(record['config'])}, or other settings)."
         )
     classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
         path, map_location="cpu", weights_only=True
     )
     in_memory = config | {"data": config["data"] | {"device": "cpu"}}
-    datamodule = build_datamodule(in_memory, classifier)
+    datamodule = build_datamodule(in_memory)
     datamodule.prepare_data()
     datamodule.setup()
     here, moved = with_available_devices(config)
     accelerator = resolve_accelerator(here["trainer"].get("accelerator", "auto"))
     notice = " ".join(filter(None, (notice, moved)))
-    return Model(run, config, path, classifier.eval(), datamodule, accelerator, notice)
+    return TrainedRun(run, config, path, classifier.eval(), datamodule, accelerator, notice)
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
@@ -119,10 +119,10 @@ def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
 
 
 @torch.inference_mode()
-def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictions:
+def predict(model: TrainedRun, split: Split, *, augmented: bool = False) -> Predictions:
     """Return what a model says of a split, in the precision it was trained in.
 
-    With `augmented`, the mean of the probabilities over `views_of` each image.
+    With `augmented`, the mean of the probabilities over `tta_views` each image.
     """
     requested = model.config["trainer"]["precision"]
     precision, _ = choose_precision(requested, model.accelerator)
@@ -130,20 +130,19 @@ def predict(model: Model, split: Split, *, augmented: bool = False) -> Predictio
     fabric = L.Fabric(accelerator=model.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     classifier = fabric.setup_module(copy.deepcopy(model.classifier))
     data = model.datamodule
-    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
-    labels = loader.data.labels[loader.indices]
-    images = loader.data.images[loader.indices]
-    views = views_of(model.config) if augmented else [(False, 0, 0)]
+    images, labels = data.images_of(split)
+    num_batches = -(-len(labels) // data.eval_batch_size)
+    views = tta_views(model.config) if augmented else [(False, 0, 0)]
     total = torch.zeros(())
     for view in views:
-        batches = (part.to(fabric.device) for part in images.tensor_split(len(loader)))
+        batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
         inputs = (data.to_input(shown(batch, *view)) for batch in batches)
         logits = [classifier(x).float().cpu() for x in inputs]
         total = total + torch.cat(logits).softmax(1)
     return Predictions(total / len(views), labels, images)
 
 
-def views_of(config: Config) -> list[tuple[bool, int, int]]:
+def tta_views(config: Config) -> list[tuple[bool, int, int]]:
     """Return the views of an image as `shown` takes them: MOVES, and mirrored if training was.
 
     A network that has never seen a shoe face right is worse, not better, for being shown some.

@@ -1,27 +1,23 @@
-"""What leans on Lightning's private parts, in one place; each has a test that fails when they move.
+"""Everything that uses Lightning's private parts; each has a test that fails when they change.
 
-`LightningInternals` is a callback of every fit. Two of its parts are needed for exact results or to
-not wait for the device; TRICKS only make a training step faster, and are undone when the fit ends.
-`fashion-lit benchmark loop` measures each trick: those that gain less than 2 % of a tiny model's
-step are dropped.
+`LightningInternals` is a callback of every fit. Two of its parts are needed for exact results, or
+to not wait for the device. TRICKS only make a training step faster, and are undone when the fit
+ends. `fashion-lit benchmark loop` measures each trick; one that gains less than 2 % of a tiny
+model's step is dropped.
 """
 
-import inspect
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 Undo = Callable[[], None]
 Trick = Callable[[L.Trainer, L.LightningModule], Undo]
 
-NOTHING = nullcontext()
+
 STEP_HOOKS = (
     "on_train_batch_start",
     "on_before_zero_grad",
@@ -54,49 +50,6 @@ def skip_empty_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
     return undo
 
 
-def cache_owner_of_batch_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
-    """Ask once, not three times a step, whether classifier or data module moves batches."""
-    selector: Any = trainer._data_connector._datahook_selector
-    selector.get_instance = cache(selector.get_instance)
-
-    def undo() -> None:
-        del selector.get_instance
-
-    return undo
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's default profiler, without entering a context for it."""
-
-    @override
-    def profile(self, action_name: str) -> "nullcontext[None]":  # type: ignore[override]
-        return NOTHING
-
-
-def enter_no_profiler(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
-    """Spare the 60 contexts a step that Lightning's default profiler enters and leaves."""
-    owner: Any = trainer
-    before = owner.profiler
-    if type(before) is PassThroughProfiler:
-        owner.profiler = NoProfiler()
-
-    def undo() -> None:
-        owner.profiler = before
-
-    return undo
-
-
-def prepare_signature(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
-    """Have the signature of `training_step` ready, which Lightning inspects at every step."""
-    function: Any = type(classifier).training_step
-    function.__signature__ = inspect.signature(function)
-
-    def undo() -> None:
-        del function.__signature__
-
-    return undo
-
-
 def set_hook_name_directly(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
     """Set `_current_fx_name`, as Lightning does 45 times a step, without nn.Module's checks."""
     kind: Any = type(classifier)
@@ -116,14 +69,7 @@ def set_hook_name_directly(trainer: L.Trainer, classifier: L.LightningModule) ->
 
 
 TRICKS: Mapping[str, Trick] = {
-    trick.__name__: trick
-    for trick in (
-        skip_empty_hooks,
-        cache_owner_of_batch_hooks,
-        enter_no_profiler,
-        prepare_signature,
-        set_hook_name_directly,
-    )
+    trick.__name__: trick for trick in (skip_empty_hooks, set_hook_name_directly)
 }
 
 
@@ -166,7 +112,7 @@ class LightningInternals(L.Callback):
 def ask_no_rank_for_sigterm(trainer: L.Trainer) -> Undo:
     """Leave out Lightning's broadcast of a received SIGTERM, for which every step would wait.
 
-    `RestartPoints` asks all ranks whether to stop, every few steps, over the CPU.
+    `ResumeCheckpoints` asks all ranks whether to stop, every few steps, over the CPU.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     loop._broadcast_sigterm_tensor = lambda: None

@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_lit.config.settings import Config, model_name
-from fashion_lit.errors import UserError
+from fashion_lit.config.settings import Config, network_name
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory, State
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.resume import (
@@ -19,10 +19,10 @@ from fashion_lit.runs.resume import (
     RUN_DIR_VARIABLE,
     Restart,
     open_run,
+    restart_from_environment,
     sound_best,
-    told_restart,
 )
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.training.build import (
     build_classifier,
     build_datamodule,
@@ -30,7 +30,7 @@ from fashion_lit.training.build import (
     compile_network,
     with_available_devices,
 )
-from fashion_lit.training.device import keep_freed_memory, peak_memory
+from fashion_lit.training.device import peak_memory, tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
 
@@ -49,7 +49,7 @@ def run_job(
 ) -> None:
     """Do one run, new or stopped; it may raise Stopped, or exit with 1."""
     if not is_first_process():  # a process of a run that another one has opened
-        train(config, run, told_restart(run, config), signals, more_callbacks)
+        train(config, run, restart_from_environment(run, config), signals, more_callbacks)
         return
     with run.lock():
         carry_out(config, run, signals, more_callbacks)
@@ -136,16 +136,16 @@ def train(
 ) -> None:
     """Fit, validate the best checkpoint, test it once if `test`, record."""
     silence_known_messages()
-    keep_freed_memory()
+    tune_malloc()
     config, notice = with_available_devices(config)  # one that is trained was refused by now
     if notice:
         print(notice)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     compile_network(classifier.network, config)
-    datamodule = build_datamodule(config, classifier)
+    datamodule = build_datamodule(config)
     trainer, points = build_trainer(config, run, restart, signals, more_callbacks)
-    print_start(model_name(config), classifier, datamodule, trainer, run.path)
+    print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)

@@ -4,7 +4,7 @@ import pytest
 
 from fashion_lit.config.compose import CONF_DIR, SPACES, SWEEP, compose_jobs, prepare_overrides
 from fashion_lit.config.schema import check
-from fashion_lit.config.settings import Config, flatten, model_name
+from fashion_lit.config.settings import Config, flatten, network_name
 from fashion_lit.errors import UserError
 from fashion_lit.training.build import build_classifier, build_datamodule
 
@@ -26,9 +26,8 @@ def compose(*overrides: str) -> Config:
 def test_every_choice_of_every_group_composes_and_builds(choice: str) -> None:
     config = compose(choice)
     check(config)
-    classifier = build_classifier(config)
-    datamodule = build_datamodule(config, classifier)
-    assert datamodule.num_channels == classifier.num_channels
+    build_classifier(config)
+    build_datamodule(config)
 
 
 def test_every_group_offers_a_choice() -> None:
@@ -49,7 +48,7 @@ def test_every_experiment_opens_with_its_command() -> None:
 
 def test_report_b_is_the_reports_recipe() -> None:
     config = compose("experiment=report_b")
-    assert model_name(config) == "report_cnn"
+    assert network_name(config) == "report_cnn"
     assert config["model"]["label_smoothing"] == 0.1
     assert config["optimizer"]["name"] == "adamw"
     assert config["optimizer"]["weight_decay"] == 1e-4
@@ -89,7 +88,7 @@ def test_experiment_gives_way_to_the_command_line() -> None:
     config = compose("experiment=report_b", "optimizer.lr=0.5", "precision=fp32", "model=fast_cnn")
     assert config["optimizer"]["lr"] == 0.5
     assert config["trainer"]["precision"] == "32-true"
-    assert model_name(config) == "fast_cnn"
+    assert network_name(config) == "fast_cnn"
 
 
 def test_multirun_composes_the_product() -> None:

@@ -77,12 +77,12 @@ def test_val_size_must_leave_images_to_train_on() -> None:
 
 def test_to_input_normalises_with_the_data_sets_own_mean_and_std() -> None:
     images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
-    plain = to_input(images, num_channels=1, image_size=2, normalize=False)
+    plain = to_input(images, image_size=2, normalize=False)
     assert plain.amin() == 0
     assert plain.amax() == 1
     pixels = torch.full((1, 4, 4), 73, dtype=torch.uint8)  # 73 / 255 is the mean, nearly
-    normal = to_input(pixels, num_channels=3, image_size=4, normalize=True)
-    assert normal.shape == (1, 3, 4, 4)
+    normal = to_input(pixels, image_size=4, normalize=True)
+    assert normal.shape == (1, 1, 4, 4)
     assert float(normal.abs().max()) < 0.01
 
 
@@ -90,9 +90,9 @@ def test_to_input_resizes_like_torchvision() -> None:
     from torchvision.transforms import functional
 
     images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
-    ours = to_input(images, num_channels=3, image_size=64, normalize=False)
-    expected = functional.resize(images[:, None].float() / 255, [64, 64]).expand(-1, 3, -1, -1)
-    assert ours.shape == (2, 3, 64, 64)
+    ours = to_input(images, image_size=64, normalize=False)
+    expected = functional.resize(images[:, None].float() / 255, [64, 64])
+    assert ours.shape == (2, 1, 64, 64)
     torch.testing.assert_close(ours, expected)
 
 
@@ -153,9 +153,8 @@ def test_evaluation_counts_every_image_once_in_equally_many_batches(
     num_ranks: int, eval_batch_size: int
 ) -> None:
     datamodule = build(eval_batch_size=eval_batch_size)
-    indices = torch.arange(101)
     shares = [
-        EvalBatches(datamodule, datamodule.test, indices, rank, num_ranks)
+        EvalBatches(datamodule, datamodule.images_of("test"), rank, num_ranks)
         for rank in range(num_ranks)
     ]
     counts = [sum(1 for _ in share) for share in shares]
@@ -201,8 +200,8 @@ def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
     for deterministic in (True, False):
         with kernels_restored(), Operations() as operations:
             torch.use_deterministic_algorithms(deterministic)
-            x = to_input(images, num_channels=3, image_size=224, normalize=False)
-        assert x.shape == (2, 3, 224, 224)
+            x = to_input(images, image_size=224, normalize=False)
+        assert x.shape == (2, 1, 224, 224)
         listed.append(operations.names)
     assert listed[0] == listed[1]
 
@@ -212,7 +211,7 @@ def test_resizing_is_torchs(size: int) -> None:
     images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
     x = images[:, None].float() / 255
     expected = F.interpolate(x, size=size, mode="bilinear", antialias=size < 28)
-    resized = to_input(images, num_channels=1, image_size=size, normalize=False)
+    resized = to_input(images, image_size=size, normalize=False)
     assert torch.equal(resized, expected)
 
 

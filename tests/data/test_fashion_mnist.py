@@ -15,6 +15,7 @@ from fashion_lit.data.fashion_mnist import (
     TORCHVISION_FOLDER,
     FashionMNIST,
     GzipFile,
+    check_file,
     fetch,
     read_idx,
     read_labelled_images,
@@ -82,9 +83,34 @@ def test_processes_that_start_at_once_do_not_harm_each_other(tmp_path: Path) -> 
 def test_damaged_file_is_named_and_never_used(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path / GOOD.name, content)
     write(tmp_path / "mirror" / GOOD.name, CONTENT)
+    assert fetch(GOOD, tmp_path, [str(tmp_path / "mirror")]) == path
+    assert path.read_bytes() == content  # it is not overwritten
     with pytest.raises(UserError, match=message):
-        fetch(GOOD, tmp_path, [str(tmp_path / "mirror")])
-    assert path.read_bytes() == content  # nor is it overwritten
+        check_file(path, GOOD)
+
+
+def test_each_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = gzip.compress(idx_bytes((1, 28, 28), bytes(784)), mtime=0)
+    labels = gzip.compress(idx_bytes((1,), bytes(1)), mtime=0)
+    files = []
+    for name, data in (("i.gz", content), ("l.gz", labels)):
+        write(tmp_path / name, data)
+        files.append(GzipFile(name, len(data), hashlib.md5(data).hexdigest(), 1))
+    monkeypatch.setattr(fashion_mnist, "TRAIN_FILES", tuple(files))
+    monkeypatch.setattr(fashion_mnist, "TEST_FILES", tuple(files))
+    hashed = []
+    known = fashion_mnist.find_problem
+
+    def find_problem(content: bytes, file: GzipFile) -> str | None:
+        hashed.append(file.name)
+        return known(content, file)
+
+    monkeypatch.setattr(fashion_mnist, "find_problem", find_problem)
+    source = FashionMNIST(root=str(tmp_path))
+    source.prepare()
+    train, _ = source.load()
+    assert train.images.shape == (1, 28, 28)
+    assert hashed == ["i.gz", "l.gz"] * 2  # as training and as test files
 
 
 def test_without_network_and_files_one_message_tells_all(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_no_line_waits_for_the_gpu_at_every_step(
 
 def test_resizing_with_deterministic_algorithms_takes_no_detour() -> None:
     images = torch.randint(0, 256, (8, 28, 28), dtype=torch.uint8, device="cuda")
-    settings = {"num_channels": 3, "image_size": 224, "normalize": True}
+    settings = {"image_size": 224, "normalize": True}
     usual = to_input(images, **settings)  # type: ignore[arg-type]
     torch.use_deterministic_algorithms(True)
     try:

@@ -17,7 +17,7 @@ from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluate import main
 from fashion_lit.evaluation.predictions import ensemble
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.inference import load_model, predict, shown, views_of
+from fashion_lit.training.inference import load_run, predict, shown, tta_views
 
 FILES = {
     "classification_report.csv",
@@ -60,7 +60,7 @@ def test_a_report_repeats_the_runs_own_metrics(evaluated: RunDirectory) -> None:
 
 
 def test_numbers_are_what_the_probabilities_say(evaluated: RunDirectory) -> None:
-    predictions = predict(load_model(evaluated), "test")
+    predictions = predict(load_run(evaluated), "test")
     metrics = json.loads((evaluated.path / "report" / "metrics.json").read_text())
     labels, probabilities = predictions.labels, predictions.probabilities.double()
     assert len(labels) == 101
@@ -89,15 +89,15 @@ def test_the_page_needs_nothing_else(evaluated: RunDirectory) -> None:
 def test_one_member_is_itself_and_three_are_their_mean(
     finished_run: RunDirectory, train: Callable[..., RunDirectory], tmp_path: Path
 ) -> None:
-    alone = predict(load_model(finished_run), "val")
+    alone = predict(load_run(finished_run), "val")
     assert torch.equal(ensemble([alone]).probabilities, alone.probabilities)
 
     runs = [train(f"seed={seed}", "model.network.widths=[8,16,32]") for seed in range(3)]
     output = tmp_path / "together"
     assert main([*(str(run.path) for run in runs), "--output", str(output), "--tta"]) == 0
-    members = [predict(load_model(run), "test").probabilities.numpy() for run in runs]
+    members = [predict(load_run(run), "test").probabilities.numpy() for run in runs]
     mean = np.mean(members, axis=0)
-    labels = predict(load_model(runs[0]), "test").labels
+    labels = predict(load_run(runs[0]), "test").labels
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["test/accuracy"] == pytest.approx(
         float((mean.argmax(1) == labels.numpy()).mean())
@@ -119,11 +119,11 @@ def test_views_are_mirrored_and_moved() -> None:
 
 def test_views_are_mirrored_only_if_training_was() -> None:
     def mirrors(flip: float) -> set[bool]:
-        return {mirrored for mirrored, _, _ in views_of({"augment": {"flip": flip}})}
+        return {mirrored for mirrored, _, _ in tta_views({"augment": {"flip": flip}})}
 
     assert mirrors(0.0) == {False}
     assert mirrors(0.5) == {False, True}
-    assert views_of({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
+    assert tta_views({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
 
 
 def test_what_is_closed_stays_closed(
@@ -194,7 +194,7 @@ def test_two_runs_are_compared_image_by_image(
     capsys.readouterr()
     assert main([*paths, "--compare", "--output", str(tmp_path / "c")]) == 0
     out = capsys.readouterr().out
-    one, two = (predict(load_model(run), "test").correct for run in (finished_run, other))
+    one, two = (predict(load_run(run), "test").correct for run in (finished_run, other))
     counts = int((one & ~two).sum()), int((two & ~one).sum())
     told = (
         f"only {finished_run.path.name} gets {counts[0]} right, only {other.path.name} {counts[1]}"

@@ -39,7 +39,7 @@ def test_scores_are_scikit_learns(num_images: int) -> None:
         *averages, _ = sklearn.precision_recall_fscore_support(
             labels, predicted, labels=range(10), zero_division=0, average=kind
         )
-        np.testing.assert_allclose(scores.averages(kind), averages)
+        np.testing.assert_allclose(scores.classes.average(kind), averages)
     exact = probabilities.double() / probabilities.double().sum(1, keepdim=True)
     loss = sklearn.log_loss(labels, exact, labels=range(10))
     assert scores.log_loss == pytest.approx(loss, rel=1e-6)

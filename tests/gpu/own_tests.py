@@ -17,7 +17,7 @@ TRAINING_TESTS = ("end_to_end", "runs")
 SMALL_TRAINING_TESTS = ("end_to_end/test_train.py",)
 NEED_A_CPU = (  # tests of what holds on a CPU alone
     # Two processes share the one GPU.
-    "runs/test_restart_points.py::test_a_step_of_several_ranks_asks_nothing_else",
+    "runs/test_resume_checkpoints.py::test_a_step_of_several_ranks_asks_nothing_else",
     # The number of CPU threads does not change a GPU's result, so it is not recorded.
     "runs/test_resume.py::test_changed_environment_is_told",
     # Two trainings are compared bit by bit, without trainer.deterministic.

@@ -125,7 +125,7 @@ def part_times(effort: Effort) -> dict[str, float]:
         return 1000 * milliseconds(work, num_repeats)
 
     def resize() -> None:
-        to_input(images[:64], num_channels=3, image_size=effort.image_size, normalize=False)
+        to_input(images[:64], image_size=effort.image_size, normalize=False)
 
     size = f"64 images to {effort.image_size} px ms"
     found = {

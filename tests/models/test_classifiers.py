@@ -40,12 +40,8 @@ def fit(classifier: L.LightningModule, num_epochs: int = 1, **arguments: object)
         **arguments,  # type: ignore[arg-type]
     )
     source = SyntheticGarments(num_train=60, num_test=20)
-    channels = classifier.num_channels
     trainer.fit(
-        classifier,
-        FashionMNISTDataModule(
-            source, batch_size=16, val_size=20, image_size=32, num_channels=channels
-        ),
+        classifier, FashionMNISTDataModule(source, batch_size=16, val_size=20, image_size=32)
     )
     return trainer
 
@@ -256,3 +252,11 @@ def test_failed_download_says_where_to_put_which_file(
     assert "resnet18-f37072fd.pth could not be downloaded" in text
     assert f"put that file into {tmp_path / 'checkpoints'}" in text
     assert "model.pretrained=false" in text
+
+
+def test_a_resnet_takes_grey_images_as_three_equal_channels() -> None:
+    classifier = TransferClassifier(pretrained=False, ema_decay=0.9).eval()
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        for network in (classifier, classifier.network.eval(), classifier.average):
+            assert torch.equal(network(images), network(images.repeat(1, 3, 1, 1)))

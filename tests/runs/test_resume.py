@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from fashion_lit.config.compose import amend
-from fashion_lit.config.settings import continued_config, differences
+from fashion_lit.config.settings import check_resumable, differences
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.restart_points import environment
 from fashion_lit.runs.resume import find_restart
+from fashion_lit.runs.resume_checkpoints import environment
 from fashion_lit.train import main
 
 CONFIG = {
@@ -58,23 +58,23 @@ def test_differences_name_dotted_keys_on_either_side() -> None:
     "settings", [{"test": False}, {"data__root": "x"}, {"trainer__max_epochs": 3}]
 )
 def test_what_cannot_change_the_result_may_change(settings: dict[str, Any]) -> None:
-    assert continued_config(CONFIG, changed(**settings), "x") == changed(**settings)
+    assert check_resumable(CONFIG, changed(**settings), "x") == changed(**settings)
 
 
 def test_what_changes_the_result_is_named() -> None:
     with pytest.raises(
         UserError, match=r"`seed` is 0 there and 1 here; `optimizer.lr` is 0.1 there and 0.2"
     ):
-        continued_config(CONFIG, changed(optimizer__lr=0.2, seed=1), "the run in x")
+        check_resumable(CONFIG, changed(optimizer__lr=0.2, seed=1), "the run in x")
     with pytest.raises(UserError, match=r"`trainer.max_epochs` is 2 there and 1 here"):
-        continued_config(CONFIG, changed(trainer__max_epochs=1), "the run in x")
+        check_resumable(CONFIG, changed(trainer__max_epochs=1), "the run in x")
 
 
 def test_a_schedule_that_knows_its_end_takes_no_more_epochs() -> None:
     recorded = changed(scheduler__name="one_cycle")
     wanted = changed(scheduler__name="one_cycle", trainer__max_epochs=3)
     with pytest.raises(UserError, match="more epochs need a scheduler that is constant or step"):
-        continued_config(recorded, wanted, "the run in x")
+        check_resumable(recorded, wanted, "the run in x")
 
 
 def test_amend_takes_single_settings_as_typed_and_groups_as_a_whole_command() -> None:

@@ -2,7 +2,8 @@ import signal
 
 import pytest
 
-from fashion_lit.runs.signals import NAMES, Stopped, StopSignals
+from fashion_lit.errors import Stopped
+from fashion_lit.runs.signals import NAMES, StopSignals
 
 
 def test_first_signal_waits_for_a_good_moment_and_the_second_does_not(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps import launchers
 from fashion_lit.sweeps.jobs import Queue
 from fashion_lit.sweeps.launchers import (

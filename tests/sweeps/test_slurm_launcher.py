@@ -17,9 +17,9 @@ import pytest
 from typing_extensions import override
 
 from fashion_lit.config.compose import compose_jobs, prepare_overrides
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps import slurm
 from fashion_lit.sweeps.jobs import Queue, plan_jobs
 from fashion_lit.sweeps.launch import build_launcher

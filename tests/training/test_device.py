@@ -13,11 +13,11 @@ from fashion_lit.training.device import (
     check_devices,
     choose_precision,
     chooses_by_timing,
-    keep_freed_memory,
     native_precision,
     num_devices,
     resolve_accelerator,
     set_tf32,
+    tune_malloc,
 )
 
 
@@ -66,7 +66,7 @@ def test_freed_memory_is_kept_for_the_next_tensors() -> None:
     # In a process of its own: the setting cannot be taken back.
     script = """
 import resource, torch
-from fashion_lit.training.device import keep_freed_memory
+from fashion_lit.training.device import tune_malloc
 
 def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -78,7 +78,7 @@ def work() -> int:
     return faults() - before
 
 usual = [work() for _ in range(4)][-1]
-keep_freed_memory()
+tune_malloc()
 print(usual, [work() for _ in range(4)][-1])
 """
     done = subprocess.run(
@@ -91,7 +91,7 @@ print(usual, [work() for _ in range(4)][-1])
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))  # macOS and Windows
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail(f"loads {name}"))
-    keep_freed_memory()
+    tune_malloc()
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.data.types import Batch
 from fashion_lit.models.cnn import CNNClassifier
-from fashion_lit.training.lightning_internals import (
-    STEP_HOOKS,
-    TRICKS,
-    LightningInternals,
-    NoProfiler,
-)
+from fashion_lit.training.lightning_internals import STEP_HOOKS, TRICKS, LightningInternals
 
 TINY = {"name": "fast_cnn", "widths": [4, 8, 8]}
 
@@ -83,20 +77,8 @@ def test_hooks_that_do_nothing_are_skipped_during_a_fit() -> None:
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             skipped = {hook for hook in STEP_HOOKS if getattr(pl_module, hook) is None}
             assert skipped == set(STEP_HOOKS) - {"on_before_zero_grad"}
-            assert isinstance(trainer.profiler, NoProfiler)
-            selector = trainer._data_connector._datahook_selector
-            assert selector.get_instance.cache_info().hits > 0
 
-    trainer: Any = fit(Listening([]), LightningInternals(), Look())
-    assert type(trainer.profiler) is PassThroughProfiler
-
-
-def test_a_users_profiler_is_left_alone() -> None:
-    class Look(L.Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            assert isinstance(trainer.profiler, SimpleProfiler)
-
-    fit(CNNClassifier(network=TINY), LightningInternals(), Look(), profiler=SimpleProfiler())
+    fit(Listening([]), LightningInternals(), Look())
 
 
 def test_tricks_are_undone_after_an_error_too() -> None:
@@ -110,7 +92,6 @@ def test_tricks_are_undone_after_an_error_too() -> None:
     assert all(callable(getattr(classifier, hook)) for hook in STEP_HOOKS)
     assert not internals._undo
     assert "__setattr__" not in vars(CNNClassifier)
-    assert not hasattr(CNNClassifier.training_step, "__signature__")
 
 
 def test_lightning_has_the_private_parts_that_are_used() -> None:

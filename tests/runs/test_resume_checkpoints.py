@@ -10,12 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fashion_lit.runs import restart_points
-from fashion_lit.runs.restart_points import AGREE_EVERY_STEPS, RestartPoints
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.errors import Stopped
+from fashion_lit.runs import resume_checkpoints
+from fashion_lit.runs.resume_checkpoints import AGREE_EVERY_STEPS, ResumeCheckpoints
+from fashion_lit.runs.signals import StopSignals
 
 
-class Points(RestartPoints):
+class Points(ResumeCheckpoints):
     """Notes what it would save."""
 
     def __init__(self, tmp_path: Path, **settings: Any) -> None:
@@ -53,7 +54,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     monkeypatch.setattr(torch.distributed, "new_group", new_group)
-    monkeypatch.setattr(restart_points, "_datamodule", lambda trainer: SimpleNamespace())
+    monkeypatch.setattr(resume_checkpoints, "_datamodule", lambda trainer: SimpleNamespace())
     return other
 
 

@@ -15,16 +15,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import RECORD, restart_loops
 from fashion_lit.runs.logger import RunLogger
-from fashion_lit.runs.signals import Stopped, StopSignals
+from fashion_lit.runs.signals import StopSignals
 
 AGREE_EVERY_STEPS = 5  # how often ranks ask each other whether to stop or save
 
 
-class RestartPoints(L.Callback):
+class ResumeCheckpoints(L.Callback):
     """Saves the last checkpoint at every epoch's end, every so often, and when asked to stop.
 
     Args:
