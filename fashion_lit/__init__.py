@@ -2,8 +2,8 @@
 
     from fashion_lit import CNNClassifier, FashionMNIST
 
-The names in `__all__` are the public Python interface. Each is imported when it is first used, so
-`import fashion_lit` by itself loads neither torch nor Hydra.
+The names in `__all__` are the public Python interface. Each is imported on first use, so
+`import fashion_lit` alone loads neither torch nor Hydra.
 """
 
 from importlib import import_module
@@ -26,12 +26,12 @@ __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name (PEP 562)."""
+    """Import a public name on first access (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, also those that are not imported yet."""
+    """List the public names, including those not imported yet."""
     return sorted({*globals(), *__all__})

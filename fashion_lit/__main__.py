@@ -5,18 +5,18 @@ from importlib import import_module
 
 from fashion_lit import __version__
 
-# name: (module with a `main(arguments) -> exit code`, what `fashion-lit --help` says of it)
+# name: (module with a `main(arguments) -> exit code`, description in `fashion-lit --help`)
 COMMANDS = {
-    "train": ("fashion_lit.train", "train, validate and test one classifier, or a multirun (-m)"),
+    "train": ("fashion_lit.train", "train, validate and test one classifier, or several (-m)"),
     "search": ("fashion_lit.search", "search for good settings with Optuna"),
-    "evaluate": ("fashion_lit.evaluate", "evaluate runs, or an ensemble, and write a report"),
-    "benchmark": ("fashion_lit.benchmark", "measure speed against the reports' way, side by side"),
-    "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a multirun"),
+    "evaluate": ("fashion_lit.evaluate", "evaluate runs or an ensemble and write an HTML page"),
+    "benchmark": ("fashion_lit.benchmark", "compare the speed with the course reports' method"),
+    "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a sweep"),
 }
 
 
 def main() -> None:
-    """Dispatch to a command, and exit with its code."""
+    """Dispatch to a command and exit with its exit code."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(usage())
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def usage() -> str:
-    """Return the help text: what each command does, and the first things to type."""
+    """Return the help text: the commands with their descriptions, and examples."""
     commands = "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
     return f"""Train and sweep Fashion-MNIST classifiers.
 
@@ -50,14 +50,14 @@ commands:
 {commands}
 
 examples:
-  fashion-lit train                           the default run
-  fashion-lit train experiment=report_b       a recipe of conf/experiment/
-  fashion-lit train data=synthetic            without the data set, on drawn garments
-  fashion-lit train --cfg job                 show the whole configuration
-  fashion-lit train -m optimizer.lr=0.1,0.2   one run for each value
-  fashion-lit search space=lr_batch_size      Optuna chooses the values
-  fashion-lit evaluate runs/NAME              a report on a run: runs/NAME/report/
-  fashion-lit leaderboard sweeps/NAME         the best of them first
+  fashion-lit train                           train with the default settings
+  fashion-lit train experiment=report_b       use a recipe in conf/experiment/
+  fashion-lit train data=synthetic            use synthetic images, no download
+  fashion-lit train --cfg job                 print the whole configuration
+  fashion-lit train -m optimizer.lr=0.1,0.2   run once for each value
+  fashion-lit search space=lr_batch_size      let Optuna choose the values
+  fashion-lit evaluate runs/NAME              evaluate a run into runs/NAME/report/
+  fashion-lit leaderboard sweeps/NAME         rank its runs, best first
 """
 
 

@@ -1,11 +1,11 @@
-"""Measure this project against the reports' way of doing the same, side by side.
+"""Compare the speed of this project with that of the course reports' method.
 
-fashion-lit benchmark                       all parts but records
-fashion-lit benchmark data loop             some of them
-fashion-lit benchmark --data synthetic --rounds 1 --seconds 0.1 --steps 2   does it run?
+fashion-lit benchmark                       all parts except records
+fashion-lit benchmark data loop             only these parts
+fashion-lit benchmark --data synthetic --rounds 1 --seconds 0.1 --steps 2   smoke test
 
-Both sides alternate in one process, a first round warms up, and medians of the rounds' ratios are
-shown: how many times as fast this project is. Nothing else should run meanwhile.
+Both sides alternate in one process, after a warm-up round. The table shows the median ratio over
+the rounds: how many times as fast this project is. Run nothing else on the machine meanwhile.
 """
 
 import argparse
@@ -39,12 +39,12 @@ PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     "accuracy": measure_accuracy,
     "records": measure_records,
 }
-BY_NAME_ONLY = ("records",)  # it trains report A, and opens the test set
+BY_NAME_ONLY = ("records",)  # trains course report A's recipe and opens the test set
 
 
 @with_exit_codes
 def main(arguments: list[str]) -> int:
-    """Run `fashion-lit benchmark ARGUMENTS`; returns the exit code."""
+    """Run `fashion-lit benchmark ARGUMENTS` and return the exit code."""
     args = parse(arguments)
     check_arguments(args)
     silence_known_messages()
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         write_torchvision_files(load(configure(effort)).train, root)
         rows = show(effort, args.parts or [part for part in PARTS if part not in BY_NAME_ONLY])
     write_rows(args.output, rows)
-    print(f"\nThe figures of every round are in {args.output.absolute()}.")
+    print(f"\nThe measurements of every round are in {args.output.absolute()}.")
     return 0
 
 
@@ -75,26 +75,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--data", choices=("fashion_mnist", "synthetic"), default="fashion_mnist")
-    parser.add_argument("--rounds", type=int, default=5, help="of each comparison")
-    parser.add_argument("--seconds", type=float, default=5.0, help="where images are counted")
-    parser.add_argument("--steps", type=int, default=20, help="where steps are counted")
-    parser.add_argument("--seeds", type=int, default=3, help="of accuracy and records: runs")
-    parser.add_argument("--peer-seeds", type=int, default=1, help="runs of the reports' recipes")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per comparison")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="duration of a throughput measurement"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="steps of a step-time measurement")
+    parser.add_argument("--seeds", type=int, default=3, help="runs in accuracy and records")
+    parser.add_argument(
+        "--peer-seeds", type=int, default=1, help="runs of the course reports' recipes"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of all runs that train",
+        help="an override for all training runs",
     )
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
     return parser.parse_args(arguments)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for parts that do not exist and numbers that measure nothing."""
+    """Raise UserError for unknown parts and for numbers that are not positive."""
     if unknown := set(args.parts) - PARTS.keys():
         raise UserError(
             f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
@@ -106,14 +110,14 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def write_rows(output: Path, rows: Sequence[Row]) -> None:
-    """Write the machine and every round's figures as JSON."""
+    """Write the machine's description and every round's measurements as JSON."""
     ratios = (None if math.isnan(row.ratio) else row.ratio for row in rows)
     found = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
     write_atomically(output, json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
 
 
 def show(effort: Effort, parts: Sequence[str]) -> list[Row]:
-    """Measure and print row by row."""
+    """Measure the parts, print each row as it is measured, and return the rows."""
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     print(f"\n{'':<44}{'this project':>14}{'peer':>12}{'ratio':>8}  {'ms more':>8}  unit, peer")
     rows = []
@@ -131,5 +135,5 @@ def show(effort: Effort, parts: Sequence[str]) -> list[Row]:
 
 
 def number(value: float, decimals: int) -> str:
-    """Write a number for the table; "-" where there is none."""
+    """Format a number for the table; NaN becomes "-"."""
     return "-" if math.isnan(value) else f"{value:,.{decimals}f}"

@@ -1,4 +1,4 @@
-"""The exceptions that end a command, and the exit codes that they stand for."""
+"""Exceptions that end a command, and their exit codes."""
 
 import signal
 import sys
@@ -7,14 +7,17 @@ from functools import wraps
 
 
 class UserError(ValueError):
-    """An error that the user can fix; the text says what was expected, what came and what to do.
+    """An error that the user can fix.
 
-    Commands print it without a traceback and exit with a non-zero code.
+    Its message states what was expected, what was found, and what to do. Commands print it without
+    a traceback and exit with a non-zero code.
     """
 
 
 class Stopped(BaseException):
-    """The process was asked to stop. Not an Exception: no handler of errors should swallow it.
+    """A signal asked the process to stop.
+
+    Derives from BaseException, so that `except Exception` does not swallow it.
 
     Args:
         number: the signal's number.
@@ -27,9 +30,10 @@ class Stopped(BaseException):
 
 
 def with_exit_codes(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """Decorate the `main` of a command's module.
+    """Decorate the `main` of a command's module: map exceptions to exit codes.
 
-    A UserError is printed and returns 2; a signal returns 128 + its number, 130 for Ctrl-C.
+    A UserError is printed to standard error and gives 2; a signal gives 128 + its number (130 for
+    Ctrl-C).
     """
     command = main.__module__.rpartition(".")[2]
 

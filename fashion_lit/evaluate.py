@@ -1,11 +1,11 @@
-"""Evaluate runs from their directories, and write a report; nothing is trained or changed.
+"""Evaluate runs from their directories and write an HTML page; the runs are not changed.
 
 fashion-lit evaluate runs/first
 fashion-lit evaluate runs/a runs/b runs/c --output ensemble
 fashion-lit evaluate runs/a runs/b --compare
 
-Several runs are an ensemble, the mean of their probabilities, shown beside its members. A run that
-keeps the test set closed (test=false, as in a sweep) is evaluated on its validation images.
+Several runs form an ensemble, the mean of their probabilities, which is listed with its members.
+A run with test=false, as in a sweep, is evaluated on its validation images only.
 """
 
 import argparse
@@ -31,25 +31,30 @@ from fashion_lit.training.device import tune_malloc
 from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
 from fashion_lit.training.log_filters import silence_known_messages
 
-OUTPUT = "evaluation"  # of several runs, in the current directory
+OUTPUT = "evaluation"  # default output directory for several runs
 ENSEMBLE = "ensemble"
-NUM_PICTURES = 12  # of each side of a comparison
+NUM_PICTURES = 12  # per model of a comparison
 
 
 @with_exit_codes
 def main(arguments: list[str]) -> int:
-    """Run `fashion-lit evaluate ARGUMENTS`; returns the exit code."""
+    """Run `fashion-lit evaluate ARGUMENTS` and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="fashion-lit evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--split", choices=("val", "test"), help="one of the two; default: both")
-    parser.add_argument("--checkpoint", help="best, last or a file; default: best")
-    parser.add_argument("--tta", action="store_true", help="also the mean over shifted images")
+    parser.add_argument("--split", choices=("val", "test"), help="default: both, if test=true")
+    parser.add_argument(
+        "--checkpoint",
+        help="best, last or a file; default: best of a finished run, else the newest",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="also evaluate with test-time augmentation"
+    )
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
-    parser.add_argument("--compare", action="store_true", help="is one better beyond chance?")
+    parser.add_argument("--compare", action="store_true", help="test whether two models differ")
     args = parser.parse_args(arguments)
     silence_known_messages()
     tune_malloc()
@@ -67,31 +72,31 @@ def main(arguments: list[str]) -> int:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for arguments that do not go together."""
+    """Raise UserError for arguments that contradict each other."""
     paths = [path.absolute() for path in args.run_dirs]
     if len(set(paths)) < len(paths):
         raise UserError("Expected each run once, but one of the directories was given twice.")
     if args.compare and (len(paths) < 2 or args.tta):
-        raise UserError("Expected two runs or more, and no --tta, with --compare.")
+        raise UserError("Expected two runs or more and no --tta with --compare.")
     if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
 
 
 def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Split]:
-    """Return the splits to evaluate on, the test images last; says when those stay closed."""
+    """Return the splits to evaluate all runs on, "test" last; print a notice if it is omitted."""
     chosen = [choose_splits(model.config, wanted) for model in models]
     splits: list[Split] = [s for s in chosen[0] if all(s in other for other in chosen)]
     if not splits:
-        raise UserError("Expected runs that validate on the same images; choose one by --split.")
+        raise UserError("Expected runs that evaluate on a common split; choose one with --split.")
     if wanted is None and "test" not in splits:
-        print("The test set stays closed, as these runs have it (test=false); --split test opens.")
+        print("The test set stays closed because of test=false; use --split test to open it.")
     return splits
 
 
 def evaluate(
     models: Sequence[TrainedRun], splits: Sequence[Split], args: argparse.Namespace
 ) -> None:
-    """Evaluate one model, or an ensemble beside its members; write and print the report."""
+    """Evaluate one model, or an ensemble and its members; write and print the evaluation."""
     results = []
     for split in splits:
         members = [predict(model, split) for model in models]
@@ -111,7 +116,7 @@ def evaluate(
 
 
 def result(name: str, split: Split, predictions: Predictions) -> Result:
-    """Score a model's predictions."""
+    """Score a model's predictions on a split."""
     scores = score(predictions.probabilities, predictions.labels, CLASS_NAMES)
     return Result(name, split, predictions, scores)
 
@@ -119,11 +124,13 @@ def result(name: str, split: Split, predictions: Predictions) -> Result:
 def describe(
     models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
 ) -> Evaluation:
-    """Gather what a report shows of one model or an ensemble."""
+    """Gather the content of the evaluation page of one model or an ensemble."""
     first = models[0]
     notices = [f"{model.name}: {model.notice}" for model in models if model.notice]
     if any(model.config["data"]["validate_on_test"] for model in models):
-        notices.append("The best epoch was picked on the test images, so the figures flatter it.")
+        notices.append(
+            "The best epoch was selected on the test images, so the scores are optimistic."
+        )
     architectures = sorted({model.architecture for model in models})
     num_parameters = [
         sum(p.numel() for p in model.classifier.network.parameters()) for model in models
@@ -144,23 +151,26 @@ def describe(
 
 
 def print_results(evaluation: Evaluation, output: Path) -> None:
-    """Print the results, what they say, and where the report is."""
+    """Print the results, their interpretation, and where the evaluation is."""
     head = ["model", "split", "accuracy", "95 % interval", "macro F1", "log-loss", "calibration"]
     for row in align([head, *(result_row(result) for result in evaluation.results)]):
         print("  ".join(row).rstrip())
     main_result = evaluation.main
     print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
     print("\n".join(sentences(evaluation)))
-    print(f"\nThe report is in {output.absolute()}; open report.html in a browser.")
+    print(f"\nThe evaluation is in {output.absolute()}; open report.html in a browser.")
 
 
 def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> None:
-    """Say whether the second model is better than the first; runs of one model differ by seed."""
+    """Test whether two models differ; write the text and pictures of their differences.
+
+    With more than two runs, those that differ only in their seed count as one model.
+    """
     groups = group_by_model(models)
     if len(groups) != 2:
         raise UserError(
-            "Expected runs of two models, whose own runs differ by their seeds alone, to "
-            f"--compare, but got {len(groups)}."
+            "Expected runs of two models for --compare, where runs of one model differ only in "
+            f"their seed, but got runs of {len(groups)}."
         )
     first, second = (
         {int(model.config["seed"]): predict(model, split) for model in group} for group in groups
@@ -179,14 +189,14 @@ def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> 
         places = chosen.nonzero()[:NUM_PICTURES, 0]
         if len(places):
             shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
-            title = f"Only {name} gets these right; the other says"
+            title = f"Only {name} gets these right; the other predicts"
             figure = pictures_figure(*shown, CLASS_NAMES, title)
             figure.savefig(output / f"{file_name}.png")
-    print(f"\nPictures of what only one gets right are in {output.absolute()}.")
+    print(f"\nImages that only one model gets right are in {output.absolute()}.")
 
 
 def group_by_model(models: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
-    """Group runs that differ in their seed alone; two runs are two groups in any case."""
+    """Group runs that differ only in their seed; exactly two runs are always two groups."""
     if len(models) == 2:
         return [[model] for model in models]
     groups: dict[str, list[TrainedRun]] = {}

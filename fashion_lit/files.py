@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the process or the machine stops."""
+"""Atomic file writes: a file is complete or absent, even after a crash or power loss."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-PART_PATTERN = "*.part"  # what a kill in the middle of a write leaves behind; safe to delete
+PART_PATTERN = "*.part"  # left behind by a process killed during a write; safe to delete
 WINDOWS = os.name == "nt"
 NUM_TRIES, TRY_SECONDS = 50, 0.02
 T = TypeVar("T")
@@ -16,16 +16,16 @@ T = TypeVar("T")
 def write_atomically(
     path: Path, data: bytes | str, *, keep_previous_as: Path | None = None
 ) -> None:
-    """Replace the file at `path`; whoever reads finds the old data or the new, on disk.
+    """Replace the file at `path` atomically: readers see the old data or the new data.
 
-    The data goes to a temporary name in the same directory, is flushed to disk, and renamed.
+    The data is written to a temporary file in the same directory, flushed to disk, and renamed.
 
     Args:
         path: the file.
-        data: text is written as UTF-8.
-        keep_previous_as: the old file gets this name, in the same directory.
+        data: the content; text is written as UTF-8.
+        keep_previous_as: the new name of the old file, in the same directory; None: replace it.
 
-    Raises OSError with the old file intact.
+    Raises OSError and leaves the old file intact if the data cannot be written.
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -47,9 +47,9 @@ def read_text(path: Path) -> str:
 
 
 def _retried(action: Callable[[], T]) -> T:
-    """Do it, on Windows for up to a second: there nobody can open a file while it is replaced.
+    """Run the action; on Windows, retry after PermissionError for up to a second.
 
-    Nor replace it while somebody reads it; both then end with PermissionError.
+    Windows raises it on opening a file that is being replaced, and on replacing an open file.
     """
     for _ in range(NUM_TRIES if WINDOWS else 0):
         try:
@@ -60,7 +60,7 @@ def _retried(action: Callable[[], T]) -> T:
 
 
 def _flush_directory(directory: Path) -> None:
-    """Make a rename survive a power cut; Windows offers no way, and needs none."""
+    """Flush a rename to disk, to survive a power cut; Windows has no such call and needs none."""
     if WINDOWS:
         return
     descriptor = os.open(directory, os.O_RDONLY)

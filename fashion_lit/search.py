@@ -1,11 +1,12 @@
-"""Search for good settings with Optuna; each trial is a run of a sweep, and may be pruned.
+"""Search for good settings with Optuna; each trial is a run of a sweep and may be pruned.
 
 fashion-lit search space=lr_batch_size sweep_name=first
 fashion-lit search 'optimizer.lr=tag(log,interval(1e-2,1))' data.batch_size=64,128 --num-trials 30
 fashion-lit search space=lr_batch_size sweep_name=first launcher=parallel
 
-The same command goes on with a search, also while another process works on it: both share one
-study, an SQLite file in the sweep's directory. What is typed as for a multirun is searched.
+The same command continues a search, even while another process works on it: both share one study,
+an SQLite file in the sweep's directory. Overrides with several values (Hydra's multirun syntax)
+define the search space.
 """
 
 import argparse
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit search ARGUMENTS`.
 
-    Returns the exit code: 0, the search is done; 1, a trial failed.
+    Returns the exit code: 0 if the search is done, 1 if a trial failed.
     """
     parser = argparse.ArgumentParser(
         prog="fashion-lit search",
@@ -40,7 +41,9 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", help="space=NAME, key=value, key=interval(a,b)")
-    parser.add_argument("--num-trials", type=int, default=20, help="in all, those before included")
+    parser.add_argument(
+        "--num-trials", type=int, default=20, help="total, including earlier trials"
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe")
     parser.add_argument("--pruner", choices=PRUNERS, default="median")
     args = parser.parse_intermixed_args(arguments)
@@ -49,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:
-    """Open the study and run its trials; returns the exit code."""
+    """Open the study, run its trials and return the exit code."""
     if find_spec("optuna") is None:
         raise UserError('Expected Optuna, but it is not installed: pip install -e ".[search]"')
     if args.num_trials < 1:
@@ -80,17 +83,17 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
 
 
 def print_end(study: "optuna.Study", sweep_dir: Path, command: str) -> None:
-    """Print how many trials ended how, the best one, and what to type next."""
+    """Print the number of trials per state, the best trial, and the next commands."""
     counts = Counter(trial.state.name.lower() for trial in study.trials)
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    print(f"\n{len(study.trials)} trials: {told}")
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    print(f"\n{len(study.trials)} trials: {states}")
     if counts["complete"]:
         best = study.best_trial
         settings = ", ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best: trial_{best.number:04}, {METRIC} {best.value:.4f}, {settings}")
     print(
         f"\n  compare:   {quote_command('fashion-lit', 'leaderboard', str(sweep_dir))}\n"
-        f"  go on:     {command}\n"
+        f"  continue:  {command}\n"
         f"  dashboard: optuna-dashboard sqlite:///{(sweep_dir / STUDY_FILE).as_posix()}",
         flush=True,
     )

@@ -1,9 +1,9 @@
-"""Text for people."""
+"""Text layout for the terminal."""
 
 from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Pad the cells of a table so that each column has one width."""
+    """Pad the cells of a table so that all cells of a column have the same width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [[cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in rows]

@@ -1,10 +1,10 @@
-"""Train, validate and test one classifier, or a multirun of them; leave a run directory each.
+"""Train, validate and test one classifier, or several in a multirun; one run directory each.
 
     fashion-lit train model=report_cnn optimizer=adamw optimizer.lr=1e-3
-    fashion-lit train run_dir=runs/2026-11-22_14-03-07-123456_report_cnn  # resume this one
+    fashion-lit train run_dir=runs/2026-11-22_14-03-07-123456_report_cnn  # resume this run
     fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
 
-`training.run` is the run, `sweeps.launch` the multirun.
+`training.run` runs one training, `sweeps.launch` a multirun.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from fashion_lit.config.settings import Config
 from fashion_lit.errors import Stopped, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
 
-# What needs torch is imported once Hydra has accepted the command: it takes seconds.
+# Importing torch takes seconds, so its users are imported after Hydra has accepted the command.
 
 
 @with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit train ARGUMENTS`.
 
-    Returns the exit code: 0, all done; 1, a run failed; 2, the configuration is wrong and nothing
-    was built; 128 + the signal's number, it was stopped.
+    Returns the exit code: 0 if all is done; 1 if a run failed; 2 if the configuration is invalid
+    and nothing was built; 128 + the signal's number if a signal stopped it.
     """
     args = parse(arguments)
     try:
@@ -45,13 +45,13 @@ def main(arguments: list[str]) -> int:
 
         if is_first_process():
             raise
-        return 0  # Lightning kills the first process of a run when another one ends with an error
+        return 0  # Lightning kills rank 0 when another rank exits with an error
     except SystemExit as stop:
         return int(stop.code or 0)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line, whose flags are Hydra's."""
+    """Parse the command line; its flags are Hydra's."""
     parser = argparse.ArgumentParser(prog="fashion-lit train", add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:
-    """Check all configurations of a command, then start what it asks for; returns the exit code."""
+    """Check the command's configurations, start its run or multirun, return the exit code."""
     multirun = args.multirun or any(text.startswith(f"{SWEEP}=") for text in args.overrides)
     overrides = prepare_overrides(args.overrides)
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
@@ -83,7 +83,7 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
 
 
 def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals) -> None:
-    """Start a run, or resume it."""
+    """Start a run or resume it."""
     from fashion_lit.runs.directory import RunDirectory
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import pruning_from_environment
@@ -93,13 +93,13 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     composed |= run_dir_of_first_process()
     config, run_dir = resolve_run_config(composed, overrides)
     run = RunDirectory(run_dir.absolute())
-    if not (run.exists and is_trained(run, config)):  # one that is tested takes what is there
+    if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
         check_devices(config["trainer"], config["data"]["device"])
     run_job(config, run, signals, pruning_from_environment())
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Let Hydra print what its flags ask for, such as --cfg job or --help."""
+    """Let Hydra print the output of its own flags, such as --cfg job or --help."""
     before = sys.argv
     sys.argv = [before[0], *arguments]
     try:

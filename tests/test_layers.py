@@ -1,4 +1,4 @@
-"""The house: eight packages in a row, each importing only from those above it."""
+"""The layers: eight packages in order, each importing only from itself and those before it."""
 
 import ast
 import os
@@ -14,8 +14,8 @@ import fashion_lit
 from fashion_lit.__main__ import COMMANDS
 
 PACKAGE = Path(fashion_lit.__file__).parent
-# From the top down, as in the README's "How it is built".
-GROUND = ("__init__", "errors", "files", "text")  # what everything stands on
+# In the order of the table in the README's "How it is built".
+BASE_MODULES = ("__init__", "errors", "files", "text")  # every package may import them
 PACKAGES = (
     "data",
     "evaluation",
@@ -26,13 +26,13 @@ PACKAGES = (
     "sweeps",
     "benchmarking",
 )
-FLOORS = ["ground", *PACKAGES, "commands"]
+LAYERS = ["base", *PACKAGES, "commands"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
 
 def module_of(path: Path) -> str:
-    """The dotted name within the package: "data.augment"; "data" for data/__init__.py."""
+    """Return the dotted name within the package: "data.augment"; "data" for data/__init__.py."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
@@ -40,16 +40,16 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path) for path in FILES}
 
 
-def floor_of(module: str) -> str:
+def layer_of(module: str) -> str:
     first = module.split(".")[0]
     if first in PACKAGES:
         return first
-    return "ground" if first in GROUND else "commands"
+    return "base" if first in BASE_MODULES else "commands"
 
 
 @cache
 def imports_of(path: Path) -> frozenset[str]:
-    """The modules of this package that a file imports, also inside functions."""
+    """Return the modules of this package that a file imports, including inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
@@ -64,37 +64,37 @@ def imports_of(path: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_imports_point_up(path: Path) -> None:
-    floor = FLOORS.index(floor_of(module_of(path)))
+def test_modules_import_only_from_their_own_and_earlier_layers(path: Path) -> None:
+    layer = LAYERS.index(layer_of(module_of(path)))
     for module in imports_of(path):
-        assert FLOORS.index(floor_of(module)) <= floor, f"{path} must not import {module}"
+        assert LAYERS.index(layer_of(module)) <= layer, f"{path} must not import {module}"
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_imports_have_no_cycles() -> None:
     graph = {module_of(path): imports_of(path) - set(PACKAGES) for path in FILES}
-    list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
 
 
-def test_there_are_as_many_rooms_as_the_readme_says() -> None:
+def test_packages_and_commands_are_those_listed_in_the_readme() -> None:
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders - {"conf"} == set(PACKAGES)
     assert len(list(PACKAGE.glob("*.py"))) <= 10
     for package in PACKAGES:
         assert len(list((PACKAGE / package).glob("*.py"))) <= 13, package
-    commands = {p.stem for p in PACKAGE.glob("*.py")} - {*GROUND, "__main__"}
+    commands = {p.stem for p in PACKAGE.glob("*.py")} - {*BASE_MODULES, "__main__"}
     assert commands == set(COMMANDS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_modules_are_short_and_begin_with_what_they_are(path: Path) -> None:
+def test_modules_are_short_and_have_docstrings(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 300
     assert ast.get_docstring(ast.parse(text))
 
 
-def test_hydra_is_known_where_settings_are_composed_alone() -> None:
+def test_lower_layers_and_training_do_not_import_hydra() -> None:
     for path in FILES:
-        if floor_of(module_of(path)) in ("ground", "data", "evaluation", "models", "training"):
+        if layer_of(module_of(path)) in ("base", "data", "evaluation", "models", "training"):
             text = path.read_text(encoding="utf-8")
             assert "import hydra" not in text
             assert "from hydra" not in text
@@ -107,14 +107,14 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "lightning", "torchvision", "hydra"):
-            raise ImportError(f"{name} is not wanted here")
+            raise ImportError(f"{name} must not be imported")
 
 sys.meta_path.insert(0, Refuse())
 """
 
 
 def run_without_torch(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python where torch, lightning, torchvision and Hydra cannot be imported."""
+    """Run Python with torch, lightning, torchvision and Hydra blocked from import."""
     command = [sys.executable, "-c", WITHOUT + code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
 
@@ -122,7 +122,7 @@ def run_without_torch(code: str, *arguments: str) -> "subprocess.CompletedProces
 @pytest.mark.parametrize(
     "module", ["fashion_lit", "fashion_lit.__main__", "fashion_lit.leaderboard"]
 )
-def test_what_needs_no_torch_imports_none(module: str) -> None:
+def test_light_modules_do_not_import_torch_or_hydra(module: str) -> None:
     done = run_without_torch(f"import {module}")
     assert done.returncode == 0, done.stderr
 

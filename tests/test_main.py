@@ -20,7 +20,7 @@ def test_help_lists_the_commands(arguments: list[str], tmp_path: Path) -> None:
         assert f"\n  {command} " in done.stdout
 
 
-def test_unknown_command_names_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_command_lists_the_known_ones(tmp_path: Path) -> None:
     done = run("trian", cwd=tmp_path)
     assert done.returncode == 2
     assert "Expected one of the commands train" in done.stderr

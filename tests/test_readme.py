@@ -1,4 +1,4 @@
-"""What the README says can be typed, can be typed."""
+"""The commands, settings and tables in the README match the code."""
 
 import re
 import shlex

@@ -1,1 +1,1 @@
-"""This project measured against the reports' way of doing the same."""
+"""Measure this project's speed against the course reports' way of training."""

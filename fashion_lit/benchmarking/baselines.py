@@ -1,6 +1,6 @@
-"""The same work as the two reports did it: torchvision data sets, DataLoaders, a plain loop.
+"""The baselines of `benchmark`: torchvision data sets, DataLoaders and a plain training loop.
 
-Written as users of torchvision and PyTorch write it; `benchmark` measures against it.
+They are written as the course reports, and users of torchvision and PyTorch in general, do it.
 """
 
 import time
@@ -22,7 +22,7 @@ from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
 from fashion_lit.data.types import Batch, LabelledImages
 
 NUM_WARM_UP_STEPS = 2  # before the clock starts
-# What each image goes through, one at a time.
+# The transforms of each pipeline, applied to one image at a time.
 TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
     "report A, 224 px": Compose([Resize(224), Grayscale(3), ToTensor()]),
     "report B, 28 px": Compose([ToTensor(), Normalize((PIXEL_MEAN,), (PIXEL_STD,))]),
@@ -40,14 +40,17 @@ TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
 
 
 def write_torchvision_files(data: LabelledImages, root: Path) -> None:
-    """Write images and labels where and as torchvision's FashionMNIST reads them, uncompressed."""
+    """Write images and labels as the uncompressed files that torchvision's FashionMNIST reads.
+
+    The training and the test files get the same contents.
+    """
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (("images-idx3", data.images), ("labels-idx1", data.labels)):
         sizes = np.array(values.shape, dtype=">u4").tobytes()
         header = bytes((0, 0, 8, values.ndim)) + sizes
         content = header + values.to(torch.uint8).numpy().tobytes()
-        for split in ("train", "t10k"):  # torchvision wants both
+        for split in ("train", "t10k"):  # torchvision requires both
             (folder / f"{split}-{name}-ubyte").write_bytes(content)
 
 
@@ -60,7 +63,7 @@ def loader(
     indices: Sequence[int] | None = None,
     shuffle: bool = True,
 ) -> "DataLoader[Batch]":
-    """Return a DataLoader over torchvision's data set, or over the images of some `indices`."""
+    """Return a DataLoader over torchvision's data set, or over its subset `indices`."""
     images = FashionMNIST(str(root), train=True, transform=TRANSFORMS[transform_name])
     dataset = images if indices is None else Subset(images, indices)
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
@@ -70,11 +73,11 @@ class PlainLoop:
     """A training loop as users of PyTorch write it.
 
     Args:
-        network: on its device.
-        optimizer: of its parameters.
+        network: the network, already on its device.
+        optimizer: the optimizer of its parameters.
         scheduler: stepped after every batch, or None.
-        label_smoothing: of the loss.
-        autocast: compute in this type, or None for float32.
+        label_smoothing: label smoothing of the cross-entropy loss.
+        autocast: the dtype of mixed precision, or None for float32.
     """
 
     def __init__(
@@ -107,7 +110,10 @@ class PlainLoop:
             self.scheduler.step()
 
     def steps_per_second(self, batches: Iterable[Batch], num_steps: int) -> float:
-        """Train for `num_steps`, after NUM_WARM_UP_STEPS, over as many epochs as it takes."""
+        """Return the steps per second of `num_steps` steps after NUM_WARM_UP_STEPS untimed ones.
+
+        Repeats `batches` as often as needed.
+        """
         self.network.train()
         began, steps_done = 0.0, -NUM_WARM_UP_STEPS
         while True:
@@ -128,9 +134,9 @@ class PlainLoop:
         validation: Iterable[Batch],
         num_epochs: int,
     ) -> tuple[float, bool]:
-        """Train until the accuracy after an epoch is `target`, or to the end.
+        """Train until the accuracy after an epoch reaches `target`, or for `num_epochs`.
 
-        Returns the seconds it took, and whether the target was reached.
+        Returns the elapsed seconds and whether the target was reached.
         """
         began = time.perf_counter()
         for _ in range(num_epochs):
@@ -143,12 +149,12 @@ class PlainLoop:
 
     @torch.no_grad()
     def accuracy(self, batches: Iterable[Batch]) -> float:
-        """Return the share of images that the network classifies right."""
+        """Return the fraction of images that the network classifies correctly, in [0, 1]."""
         self.network.eval()
-        num_right = num_images = 0
+        num_correct = num_images = 0
         for images, labels in batches:
             with self.autocast:
                 predicted = self.network(images.to(self.device)).argmax(1)
-            num_right += int((predicted == labels.to(self.device)).sum())
+            num_correct += int((predicted == labels.to(self.device)).sum())
             num_images += len(labels)
-        return num_right / num_images
+        return num_correct / num_images

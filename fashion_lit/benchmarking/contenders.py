@@ -1,9 +1,9 @@
-"""One side of a comparison each: a run as users run it, a bare loop, the reports' own loop.
+"""The contenders of the benchmark: a complete run, a bare loop, and the course reports' loop.
 
-    # steps a second:
+    # steps per second:
     lightning_steps(effort, configure(effort, "experiment=report_b"), num_steps=20)
 
-`contests` sets them side by side.
+`throughput` and `whole_runs` compare them.
 """
 
 import tempfile
@@ -50,21 +50,21 @@ from fashion_lit.training.device import (
 )
 from fashion_lit.training.lightning_internals import TRICKS, LightningInternals
 
-MANY_EPOCHS = 100  # for schedules that want to know their end
+MANY_EPOCHS = 100  # the length given to schedulers that need the total number of steps
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """How long to measure, and on which data.
 
     Args:
         data: "fashion_mnist" or "synthetic".
-        num_rounds: that count.
-        seconds: of each side of a round, where images are counted.
-        num_steps: of each side of a round, where steps are.
-        num_seeds: whole runs of this project's recipe.
-        num_peer_seeds: whole runs of the report's.
-        overrides: of all runs that train, as `fashion-lit train` takes them.
+        num_rounds: the number of rounds that count, after the warm-up round.
+        seconds: the duration of each measurement that counts images.
+        num_steps: the length of each measurement that counts steps.
+        num_seeds: the number of whole runs of this project's default recipe.
+        num_peer_seeds: the number of whole runs of a course report's recipe.
+        overrides: overrides of all training runs, as for `fashion-lit train`.
         root: a folder for temporary files.
     """
 
@@ -79,7 +79,7 @@ class Effort:
 
 
 def configure(effort: Effort, *overrides: str) -> Config:
-    """Compose a run's configuration."""
+    """Compose and check a run's configuration; raises UserError if it is invalid."""
     given = [f"data={effort.data}", "test=false", *overrides, *effort.overrides]
     (config,) = compose_jobs(prepare_overrides(given), multirun=False)
     check(config)
@@ -97,15 +97,15 @@ def load(config: Config, device: torch.device | str = "cpu") -> FashionMNISTData
 
 
 def device_of(config: Config) -> torch.device:
-    """Return where a configuration trains."""
+    """Return the device on which a configuration trains."""
     return torch.device(resolve_accelerator(config["trainer"]["accelerator"]))
 
 
 class StepClock(L.Callback):
-    """Takes the time of training steps, without those between epochs.
+    """Measures the time of training steps, without the time between epochs.
 
-    The first epoch warms up, and in each later one as many steps as in a bare loop, if there are
-    more.
+    The first epoch is a warm-up and not timed. In each later epoch, timing starts after
+    NUM_WARM_UP_STEPS steps, or before the last step of a shorter epoch.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class StepClock(L.Callback):
 
     @property
     def rate(self) -> float:
-        """Steps per second."""
+        """The steps per second so far."""
         return self.num_steps / self.seconds
 
     @override
@@ -153,10 +153,10 @@ def lightning_steps(
     without: tuple[type[L.Callback], ...] = (),
     without_trick: str = "",
 ) -> float:
-    """Return the steps per second of a run: logs, metrics, checkpoints and all.
+    """Return the steps per second of a complete run, with logs, metrics and checkpoints.
 
-    Over `num_steps`, or more, in as many epochs as it takes. Callbacks of the kinds `without` are
-    left out, and that one of `lightning_internals.TRICKS`.
+    Times at least `num_steps` steps, in as many epochs as needed. Callbacks of the classes in
+    `without` are left out, and so is `without_trick`, a name in `lightning_internals.TRICKS`.
     """
     num_batches = min(NUM_WARM_UP_STEPS + num_steps, len(load(config).train_dataloader()))
     num_timed = num_batches - min(NUM_WARM_UP_STEPS, num_batches - 1)  # of each epoch but the first
@@ -178,7 +178,7 @@ def lightning_steps(
 
 
 class Screen(StringIO):
-    """Swallows what is written, as a terminal: what draws for people draws here too."""
+    """Discards output but claims to be a terminal, so that tables and bars are drawn as usual."""
 
     @override
     def isatty(self) -> bool:
@@ -189,7 +189,7 @@ class Screen(StringIO):
 def built_run(
     effort: Effort, config: Config
 ) -> Iterator[tuple[L.Trainer, ImageClassifier, FashionMNISTDataModule]]:
-    """Build all that a run of a configuration needs, in a directory of its own, on no screen."""
+    """Build a trainer, model and data module in a temporary run directory; discard all output."""
     screen = Screen()
     with (
         tempfile.TemporaryDirectory(dir=effort.root) as folder,
@@ -209,7 +209,7 @@ def built_run(
 
 
 def bare_steps(config: Config, num_steps: int) -> float:
-    """Return the steps per second of a loop that does nothing but train, on the same batches."""
+    """Return the steps per second of a loop that only trains, on the batches of a run."""
     choose_kernels(config)
     network = build_classifier(config).network
     compile_network(network, config)
@@ -220,14 +220,14 @@ def bare_steps(config: Config, num_steps: int) -> float:
 
 
 def choose_kernels(config: Config) -> None:
-    """Let torch choose kernels as in a run; `timing.kernels_restored` makes an end of it."""
+    """Set cudnn.benchmark and TF32 as a run does; `timing.kernels_restored` undoes it."""
     settings = config["trainer"]
     torch.backends.cudnn.benchmark = bool(settings.get("benchmark"))
     set_tf32(settings["precision"], resolve_accelerator(settings["accelerator"]))
 
 
 def autocast_type(config: Config) -> torch.dtype | None:
-    """Return the 16-bit type that a configuration computes in; None: float32."""
+    """Return the 16-bit dtype of a configuration's mixed precision, or None for float32."""
     settings = config["trainer"]
     device_type = resolve_accelerator(settings["accelerator"])
     precision, _ = choose_precision(settings["precision"], device_type)
@@ -241,7 +241,7 @@ def plain_loop(
     steps_per_epoch: int,
     autocast: torch.dtype | None,
 ) -> PlainLoop:
-    """Return a plain loop with a configuration's loss, optimizer and schedule."""
+    """Build a plain loop with a configuration's loss, optimizer and learning rate schedule."""
     settings = dict(config["optimizer"])
     optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
     settings = dict(config["scheduler"])
@@ -259,7 +259,7 @@ def plain_loop(
 def plain_steps(
     effort: Effort, config: Config, num_steps: int, transform: str, num_workers: int
 ) -> float:
-    """Return the steps per second of the recipe in PyTorch's float32, over torchvision's images."""
+    """Return the steps per second of a recipe in a plain float32 loop over torchvision's images."""
     torch.backends.cudnn.benchmark = bool(config["trainer"].get("benchmark"))
     batches = loader(effort.root, transform, config["data"]["batch_size"], num_workers)
     network = network_as_reported(config)
@@ -268,22 +268,23 @@ def plain_steps(
 
 
 def network_as_reported(config: Config) -> nn.Module:
-    """Build a configuration's network on its device, in PyTorch's own memory layout."""
+    """Build a configuration's network on its device, in PyTorch's default memory layout."""
     network = build_classifier(config).network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return network.to(device_of(config))
 
 
 def plain_seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
-    """Train report B's recipe as the report did: a plain loop over torchvision's images.
+    """Train report B's recipe as the report did: in a plain loop over torchvision's images.
 
-    Split and 16-bit type are the configuration's. Returns the seconds until the validation accuracy
-    is `target`, or until the end, and whether it was reached.
+    The data split and the 16-bit dtype come from the configuration. Trains until the validation
+    accuracy reaches `target`, or to the end. Returns the elapsed seconds and whether the target was
+    reached. Raises UserError for schedulers that must not be stepped after every batch.
     """
     config = configure(effort, "experiment=report_b", *overrides)
     if config["scheduler"]["name"] in ("step", "plateau"):
         raise UserError(
-            "Expected a schedule that a plain loop steps after every batch, but got "
-            f"scheduler={config['scheduler']['name']}; leave report B its own."
+            "Expected a scheduler that is stepped after every batch, but got "
+            f"scheduler={config['scheduler']['name']}; do not override report B's scheduler."
         )
     data = load(config)
     load_images = partial(loader, effort.root, "report B, 28 px", data.batch_size, 2)

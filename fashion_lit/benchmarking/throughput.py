@@ -1,9 +1,9 @@
-"""What `benchmark` measures in rates: data, loop, training and inference, each against a peer.
+"""The throughput parts of `benchmark`: data, loop, training and inference, each against a peer.
 
     for row in measure_data(Effort("fashion_mnist", num_rounds=3, ...)):
         print(row.what, row.ratio)
 
-Each `measure_…` yields its rows as they come; `whole_runs` has the parts that train to an end.
+Each `measure_…` yields its rows as they are measured. `whole_runs` has the parts that train fully.
 """
 
 import time
@@ -33,12 +33,12 @@ from fashion_lit.training.lightning_internals import TRICKS
 from fashion_lit.training.tensorboard import TensorBoardPages
 from fashion_lit.training.terminal import TerminalTable
 
-NUM_WORKERS = (0, 2)  # of the peers' loaders; the faster one counts
+NUM_WORKERS = (0, 2)  # of the peers' DataLoaders; the faster setting counts
 STEP_CALLBACKS = (KeyedDropout, ResumeCheckpoints, TensorBoardPages, TerminalTable)
 
 
 def measure_data(effort: Effort) -> Iterator[Row]:
-    """Images per second that reach the device, against torchvision's per-sample pipelines."""
+    """Measure the images per second that reach the device, against torchvision's pipelines."""
     ours = {
         "report A, 224 px": ["experiment=report_a", "model.pretrained=false"],
         "report B, 28 px": ["experiment=report_b"],
@@ -56,18 +56,18 @@ def measure_data(effort: Effort) -> Iterator[Row]:
 
 
 def compare(part: str, what: str, unit: str, rates: dict[str, list[float]]) -> Row:
-    """Return our rates beside the fastest peer's."""
+    """Return a row with the rates of "ours" and of the fastest peer."""
     ours = rates.pop("ours")
     name = best(rates)
     return Row(part, what, unit, ours, rates[name], name)
 
 
 def measure_loop(effort: Effort) -> Iterator[Row]:
-    """Steps per second of a run as users run it, against a bare loop of the same batches.
+    """Measure the steps per second of a complete run, against a bare loop on the same batches.
 
-    Where a step is shortest, also what each callback costs, and Lightning's Trainer with none.
+    For a tiny model, also measures the cost of each callback, and of Lightning without callbacks.
     """
-    models = {  # and how many times num_steps: a step of report B's takes ten times as long
+    models = {  # overrides, and a factor for num_steps: report B's steps take ten times as long
         "the default model": ([], 4),
         "report B's CNN": (["experiment=report_b", "precision=auto"], 1),
     }
@@ -83,7 +83,7 @@ def measure_loop(effort: Effort) -> Iterator[Row]:
 
 
 def measure_callbacks(effort: Effort) -> Iterator[Row]:
-    """Steps per second of a tiny model, with and without each callback and trick of a step."""
+    """Measure a tiny model's steps per second, with and without each callback and trick."""
     config = configure(effort, "model.network.widths=[4,4,4]", "data.batch_size=16")
     num_steps = 20 * effort.num_steps
     run = partial(lightning_steps, effort, config, num_steps)
@@ -102,7 +102,7 @@ def measure_callbacks(effort: Effort) -> Iterator[Row]:
 
 
 def measure_train(effort: Effort) -> Iterator[Row]:
-    """Images per second of the reports' recipes, against a plain float32 loop over torchvision."""
+    """Measure images per second of both reports' recipes, against a plain float32 loop."""
     recipes = {
         "report B's CNN": (["experiment=report_b"], "report B, 28 px"),
         "ResNet-18, 224 px": (
@@ -115,8 +115,8 @@ def measure_train(effort: Effort) -> Iterator[Row]:
         num_steps = max(1, effort.num_steps // (4 if "224" in name else 1))
         contenders = {"ours": partial(lightning_steps, effort, config, num_steps)}
         for num_workers in NUM_WORKERS:
-            plainly = partial(plain_steps, effort, config, num_steps, transform, num_workers)
-            contenders[f"plain fp32, {num_workers} workers"] = plainly
+            plain = partial(plain_steps, effort, config, num_steps, transform, num_workers)
+            contenders[f"plain fp32, {num_workers} workers"] = plain
         rates = alternate(contenders, effort.num_rounds)
         batch_size = config["data"]["batch_size"]
         images = {key: [rate * batch_size for rate in values] for key, values in rates.items()}
@@ -124,7 +124,7 @@ def measure_train(effort: Effort) -> Iterator[Row]:
 
 
 def measure_inference(effort: Effort) -> Iterator[Row]:
-    """Images per second of one batch after another, against plain float32, images at hand."""
+    """Measure inference in images per second, against plain float32; images are on the device."""
     for name, overrides in (("the default model", []), ("report B's CNN", ["experiment=report_b"])):
         config = configure(effort, *overrides, "precision=auto")
         for batch_size in (1, 1000):
@@ -138,14 +138,14 @@ def measure_inference(effort: Effort) -> Iterator[Row]:
 
 @torch.inference_mode()
 def inference_rate(effort: Effort, config: Config, batch_size: int, *, as_trained: bool) -> float:
-    """Return images per second through a configuration's network, waiting for each batch's classes.
+    """Return the images per second of inference, waiting for the classes of each batch.
 
     Args:
-        effort: how long.
-        config: the run's.
-        batch_size: images a batch.
-        as_trained: in the run's precision and memory layout, as `evaluation.predict` does it;
-            otherwise in float32 and PyTorch's own layout.
+        effort: gives the duration in seconds.
+        config: a run's configuration.
+        batch_size: images per batch.
+        as_trained: use the run's precision and memory layout, as `inference.predict` does;
+            otherwise float32 and PyTorch's default layout.
     """
     settings = config["trainer"]
     accelerator = resolve_accelerator(settings["accelerator"])

@@ -1,8 +1,8 @@
-"""Measure contenders side by side: in turn, in one process, and by medians.
+"""Measure contenders alternately in one process, and compare medians.
 
     rates = alternate({"ours": measure_ours, "peer": measure_peer}, num_rounds=5)
 
-Machines are shared and drift, so only ratios of the same round mean anything.
+The speed of a shared machine drifts, so only ratios within a round are meaningful.
 """
 
 import math
@@ -25,13 +25,13 @@ class Row:
     """One comparison.
 
     Args:
-        part: of the benchmark.
-        what: was measured.
-        unit: "images/s" or "steps/s", or "s" where fewer are better.
-        ours: this project's figures, one a round or a seed.
-        peer: the other side's, its best variant's; [] if there is none.
-        peer_name: what it is.
-        note: what else to know, or "".
+        part: the part of the benchmark.
+        what: what was measured.
+        unit: "images/s" or "steps/s"; or "s", for which less is better.
+        ours: this project's figures, one for each round or seed.
+        peer: the figures of the peer's fastest variant; [] if there is no peer.
+        peer_name: the name of that variant.
+        note: a remark, or "".
     """
 
     part: str
@@ -44,15 +44,15 @@ class Row:
 
     @property
     def middles(self) -> tuple[float, float]:
-        """Both sides in one figure, NaN for none: means of seconds, medians of rates."""
+        """The average of both sides: means of seconds, medians of rates; NaN without a peer."""
         average = statistics.mean if self.unit == "s" else statistics.median
         return average(self.ours), average(self.peer) if self.peer else math.nan
 
     @property
     def ratio(self) -> float:
-        """How many times as fast this project is: the median over rounds; of seconds, the means'.
+        """This project's speed relative to the peer's; NaN without a peer.
 
-        NaN without a peer.
+        For rates the median of the rounds' ratios, for seconds the ratio of the means.
         """
         if self.unit == "s":
             ours, peer = self.middles
@@ -61,9 +61,9 @@ class Row:
 
     @property
     def extra_milliseconds(self) -> float:
-        """What one unit costs here more than there, in milliseconds: the median over rounds.
+        """The additional milliseconds that this project needs per image or step.
 
-        NaN where seconds are compared.
+        The median over rounds; NaN if seconds are compared.
         """
         if self.unit == "s":
             return math.nan
@@ -74,9 +74,9 @@ class Row:
 def alternate(
     contenders: Mapping[str, Callable[[], float]], num_rounds: int
 ) -> dict[str, list[float]]:
-    """Return each contender's rates, one a round; a first round warms up and does not count.
+    """Return each contender's rates, one for each round after an uncounted warm-up round.
 
-    Every second round goes the other way round, so that none is always the first.
+    The order is reversed in every second round, so that no contender always runs first.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(num_rounds + 1):
@@ -91,9 +91,10 @@ def alternate(
 
 @contextmanager
 def kernels_restored() -> Iterator[None]:
-    """Undo what is set inside for the whole process: how torch chooses its kernels.
+    """Restore, on exit, the process-wide settings by which torch chooses its kernels.
 
-    Lightning's Trainer sets it by `benchmark` and `deterministic`, this project by `precision`.
+    Lightning's Trainer changes them for `benchmark` and `deterministic`, this project for
+    `precision`.
     """
     cudnn = torch.backends.cudnn
     flags = {name: getattr(cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")}
@@ -110,16 +111,17 @@ def kernels_restored() -> Iterator[None]:
 
 
 def best(rates: Mapping[str, list[float]]) -> str:
-    """Return the name of the fastest by its median."""
+    """Return the name of the contender with the greatest median rate."""
     return max(rates, key=lambda name: statistics.median(rates[name]))
 
 
 def images_per_second(
     make_batches: Callable[[], Iterable[Batch]], seconds: float, device: torch.device
 ) -> float:
-    """Count images that arrive on `device`, for some seconds, over as many epochs as it takes.
+    """Return the images per second that arrive on `device`, measured for some `seconds`.
 
-    The clock starts at the first batch: starting worker processes is not counted.
+    Repeats epochs as needed. The clock starts after the first batch, so that the start of worker
+    processes is not counted.
     """
     began, num_images = 0.0, 0
     while True:
@@ -131,12 +133,12 @@ def images_per_second(
                 continue
             num_images += len(images)
             if time.perf_counter() - began >= seconds:
-                wait_for(device)  # for the batches that it was asked for and has not made yet
+                wait_for(device)  # until the batches still in its queue are done
                 return num_images / (time.perf_counter() - began)
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked to; a CPU has."""
+    """Wait until a GPU has finished its queued work; does nothing for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -144,7 +146,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures were measured on."""
+    """Describe the machine on which the figures were measured."""
     cuda = torch.cuda.is_available()
     capabilities = torch.cpu.get_capabilities()
     processor = capabilities.get("cpu_name") or platform.processor() or platform.machine()

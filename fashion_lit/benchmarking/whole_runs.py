@@ -1,6 +1,6 @@
-"""What `benchmark` measures by training to an end: seconds to an accuracy, and whole recipes.
+"""The parts of `benchmark` that train fully: seconds to an accuracy, and whole recipes.
 
-A run here is one of `fashion-lit train` with everything on: metrics, TensorBoard, checkpoints.
+This project's runs include metrics, TensorBoard and checkpoints, as in `fashion-lit train`.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from fashion_lit.benchmarking.timing import Row, kernels_restored
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory
 
-REPORT_B_ACCURACY = 0.9381  # its best validation accuracy, after epoch 19 of 20
+REPORT_B_ACCURACY = 0.9381  # report B's best validation accuracy, after epoch 19 of 20
 RECIPES = {
     "the default recipe": [],
     "report B, 20 epochs": ["experiment=report_b"],
@@ -30,16 +30,16 @@ RECIPES = {
 
 
 class StopAtAccuracy(L.Callback):
-    """Ends training once val/accuracy reaches `target`, and tells after how many seconds.
+    """Ends training once val/accuracy reaches `target`, and records the seconds until then.
 
     Args:
-        target: in [0, 1].
+        target: an accuracy in [0, 1].
     """
 
     def __init__(self, target: float) -> None:
         self.target = target
         self.began = time.perf_counter()
-        self.seconds: float | None = None  # until the target; None: not reached
+        self.seconds: float | None = None  # until the target; None if not reached
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -49,11 +49,12 @@ class StopAtAccuracy(L.Callback):
 
 
 def measure_accuracy(effort: Effort) -> Iterator[Row]:
-    """Seconds until report B's validation accuracy: the default recipe, and report B's as it ran.
+    """Measure the seconds until report B's validation accuracy, for two recipes.
 
-    Here a run with everything on, there a plain loop over torchvision's images, both in this
-    device's own precision; validations count. What ends without it counts with all its time: a
-    lower bound. Each run is told on stderr as it ends: a seed of report B's may take an hour.
+    "ours" is a complete run of the default recipe, the peer report B's recipe in a plain loop over
+    torchvision's images, both with precision=auto; validation time counts. A run that does not
+    reach the accuracy counts with its whole duration, which is a lower bound. Each result is
+    printed to stderr at once, since one seed of report B's recipe may take an hour.
     """
     ours, peer, missed = [], [], {"ours": 0, "peer": 0}
     for seed in range(max(effort.num_seeds, effort.num_peer_seeds)):
@@ -65,18 +66,21 @@ def measure_accuracy(effort: Effort) -> Iterator[Row]:
                 overrides = ("precision=auto", f"seed={seed}")
                 with kernels_restored():
                     seconds, reached = race(effort, REPORT_B_ACCURACY, *overrides)
-                ended = "" if reached else ", ended without it"
-                print(f"seed {seed}, {name}: {seconds:,.1f} s{ended}", file=sys.stderr, flush=True)
+                bound = "" if reached else ", not reached"
+                print(f"seed {seed}, {name}: {seconds:,.1f} s{bound}", file=sys.stderr, flush=True)
                 times.append(seconds)
                 missed[name] += not reached
-    notes = [f"{num} of {name} ended without it" for name, num in missed.items() if num]
+    notes = [f"{num} of {name} did not reach it" for name, num in missed.items() if num]
     what = f"until {REPORT_B_ACCURACY:.2%} of validation"
     peer_name = "report B's recipe in a plain loop"
     yield Row("accuracy", what, "s", ours, peer, peer_name, "; ".join(notes))
 
 
 def seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float, bool]:
-    """Train until val/accuracy is `target` or the run's end; returns seconds, and whether it is."""
+    """Train until val/accuracy reaches `target`, or to the end of the run.
+
+    Returns the elapsed seconds and whether the target was reached.
+    """
     with built_run(effort, configure(effort, *overrides)) as (trainer, classifier, datamodule):
         watch = StopAtAccuracy(target)
         trainer.callbacks.append(watch)  # type: ignore[attr-defined]
@@ -87,7 +91,7 @@ def seconds_until(effort: Effort, target: float, *overrides: str) -> tuple[float
 
 
 def measure_records(effort: Effort) -> Iterator[Row]:
-    """Whole recipes, each run a process of its own, as typed: seconds, and the test accuracy."""
+    """Train whole recipes by the command, and measure their seconds and test accuracies."""
     for name, overrides in RECIPES.items():
         num_seeds = effort.num_seeds if name == "the default recipe" else effort.num_peer_seeds
         runs = [train_whole(effort, *overrides, f"seed={seed}") for seed in range(num_seeds)]
@@ -98,13 +102,16 @@ def measure_records(effort: Effort) -> Iterator[Row]:
 
 
 def train_whole(effort: Effort, *overrides: str) -> dict[str, float]:
-    """Run `fashion-lit train` in a process of its own; returns its metrics."""
+    """Run `fashion-lit train` in a separate process and return the run's metrics.
+
+    Raises UserError with the last line of stderr if the command fails.
+    """
     run = RunDirectory(effort.root / "_".join(("run", *overrides)).replace("=", "-"))
     place = f'run_dir="{run.path.as_posix()}"'
     given = [f"data={effort.data}", *overrides, *effort.overrides, place]
     command = [sys.executable, "-m", "fashion_lit", "train", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        lines = done.stderr.strip().splitlines() or ["no error message"]
         raise UserError(f"Expected `{' '.join(given)}` to train, but: {lines[-1]}")
     return run.metrics

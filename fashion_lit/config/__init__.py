@@ -1,1 +1,1 @@
-"""From the command line to a checked dict."""
+"""Composition and validation of configurations, from command-line overrides to plain dicts."""

@@ -3,7 +3,7 @@
     overrides = prepare_overrides(["optimizer.lr=0.1,0.2"])
     jobs = compose_jobs(overrides, multirun=True)  # two dicts, resolved
 
-`schema.check` then tells whether a run can be built from them.
+`schema.check` validates each of them.
 """
 
 import copy
@@ -28,13 +28,14 @@ from fashion_lit.errors import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 OPTIONAL_GROUPS = ("experiment", "debug")
-SPACES = "search"  # what `fashion-lit search` draws from: not composed either
-SWEEP = "sweep"  # its files hold overrides of a multirun, so Hydra does not compose them
+# Groups that Hydra does not compose: search spaces, and overrides of a multirun.
+SPACES = "search"
+SWEEP = "sweep"
 
 
 @contextmanager
 def hydra_errors_for_users() -> Iterator[None]:
-    """Turn the errors of Hydra and OmegaConf into a UserError of one line."""
+    """Convert errors of Hydra and OmegaConf to a one-line UserError."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -42,10 +43,11 @@ def hydra_errors_for_users() -> Iterator[None]:
 
 
 def prepare_overrides(overrides: Sequence[str]) -> list[str]:
-    """Check and normalise command-line overrides; raises UserError.
+    """Check and normalise command-line overrides.
 
-    Choices of groups are checked here. Keys are let through, with or without `+`, so that `check`
-    sees and judges them all: any argument of the Trainer may be set without `+`.
+    Raises UserError for a malformed override or an unknown choice of a config group. Any other key
+    is accepted with or without `+`, so that a Trainer argument that is not in train.yaml needs no
+    `+`; `schema.check` validates it.
     """
     prepared = []
     for text in expand(overrides, SWEEP, SWEEP):
@@ -53,8 +55,8 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
         key = override.get_key_element().lstrip("+~")
         if key == SPACES:
             raise UserError(
-                f"`{key}` holds the spaces of fashion-lit search; type fashion-lit search "
-                f"space={override.get_value_element_as_str()}."
+                f"`{key}` names a search space, which only fashion-lit search uses; run "
+                f"fashion-lit search space={override.get_value_element_as_str()}."
             )
         if is_group(key) and not override.is_delete():
             check_choices(key, override)
@@ -67,9 +69,10 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
-    """Replace WORD=NAME by what conf/FOLDER/NAME.yaml holds; what is typed beside it comes first.
+    """Replace WORD=NAME by the overrides in conf/FOLDER/NAME.yaml.
 
-    Raises UserError for a NAME that has no file.
+    Other overrides in `overrides` take precedence over those of the file. Raises UserError if there
+    is no such file.
     """
     chosen = [text for text in overrides if text.startswith(f"{word}=")]
     typed = [text for text in overrides if text not in chosen]
@@ -82,24 +85,24 @@ def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
 
 
 def is_group(key: str) -> bool:
-    """Whether `key` names a group of conf/, whose value is one of its files."""
+    """Return whether `key` is a config group, a folder of conf/."""
     return "." not in key and (CONF_DIR / key).is_dir()
 
 
 def parse_override(text: str) -> Override:
-    """Parse one `key=value`; raises UserError if it is none."""
+    """Parse an override such as `key=value`; raise UserError if it is malformed."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         raise UserError(
-            f"Expected an override of the form key=value, but got `{text}`; special characters "
-            "need quotes of their own, as in 'run_dir=\"a=b\"', and lists are typed without "
-            "spaces, as in key=[1,2]."
+            f"Expected an override of the form key=value, but got `{text}`; quote special "
+            "characters, as in 'run_dir=\"a=b\"', and write lists without spaces, as in "
+            "key=[1,2]."
         ) from None
 
 
 def check_choices(group: str, override: Override) -> None:
-    """Raise UserError unless every value chosen for a config group has its YAML file."""
+    """Raise UserError unless every value of a config group is one of its YAML files."""
     choices = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
     if group in OPTIONAL_GROUPS:
         choices.append("null")
@@ -116,11 +119,13 @@ def check_choices(group: str, override: Override) -> None:
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
-    """Compose the configuration of each job of a command, plain and resolved; raises UserError.
+    """Compose the configuration of each job of a command, as resolved plain dicts.
+
+    Raises UserError if Hydra cannot compose it, or for `key=a,b` without `multirun`.
 
     Args:
-        overrides: as `prepare_overrides` returns them.
-        multirun: let `key=a,b` mean two jobs.
+        overrides: overrides returned by `prepare_overrides`.
+        multirun: expand `key=a,b` to two jobs.
     """
     parsed = [parse_override(text) for text in overrides]
     for override in parsed:
@@ -137,9 +142,9 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
 
 
 def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a multirun: the product of all `key=a,b`.
+    """Return the overrides of each job of a multirun: the Cartesian product of all `key=a,b`.
 
-    Raises UserError for values without number, such as an interval.
+    Raises UserError for a continuous range of values, such as an interval.
     """
     choices = []
     for override in map(parse_override, overrides):
@@ -151,8 +156,8 @@ def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
         else:
             text = str(override.input_line).lstrip("+")
             raise UserError(
-                f"`{text}` has no end of values; fashion-lit search draws from it, and -m takes "
-                "values such as a,b or range(1,4)."
+                f"`{text}` is a continuous range, which only fashion-lit search accepts; with -m, "
+                "use values such as a,b or range(1,4)."
             )
     return [list(job) for job in product(*choices)]
 
@@ -160,32 +165,33 @@ def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
 def _compose_job(overrides: list[str]) -> Config:
     config = compose("train", overrides=overrides, return_hydra_config=True)
     instance: Any = HydraConfig.instance()
-    before = instance.cfg
+    previous = instance.cfg
     instance.set_config(config)  # for interpolations such as ${hydra:runtime.choices.model}
     try:
         with open_dict(config):
             del config["hydra"]
         return to_plain(config)
     finally:
-        instance.cfg = before
+        instance.cfg = previous
 
 
 def to_plain(config: DictConfig) -> Config:
-    """Resolve a composed configuration to plain dicts, lists, numbers, text and None."""
+    """Resolve a composed configuration to plain dicts, lists, numbers, strings and None."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
 def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:
-    """Return the recorded settings with what the command line says on top of them.
+    """Apply command-line overrides to recorded settings and return the result.
 
-    A command that chooses groups (model=, experiment=) describes a whole run, so it is taken whole.
+    If an override chooses a config group (model=, experiment=), the command describes a whole run
+    and `composed` replaces the recorded settings, without LOCATION_KEYS.
 
     Args:
-        recorded: of a run or a checkpoint.
-        overrides: as `prepare_overrides` returns them.
-        composed: what they mean for a run of its own.
+        recorded: settings of a run or a checkpoint.
+        overrides: overrides returned by `prepare_overrides`.
+        composed: configuration that the overrides give for a new run.
     """
     keys = [parse_override(text).key_or_group for text in overrides]
     if any(is_group(key) for key in keys):
@@ -216,26 +222,26 @@ def _set(config: Config, path: str, value: Any) -> None:
 
 
 def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
-    """Raise UserError for what only one run can do, or only a multirun."""
+    """Raise UserError for settings of a single run in a multirun, and vice versa."""
     given = {o.key_or_group: o for o in map(parse_override, overrides)}
     if multirun and "run_dir" in given:
         raise UserError(
-            "`run_dir` is the place of one run; name a multirun by sweep_name=NAME, and its place "
-            "by output_root=DIR."
+            "`run_dir` is the directory of a single run; in a multirun, use sweep_name=NAME, and "
+            "output_root=DIR for the parent of sweeps/NAME."
         )
     if not multirun and "sweep_name" in given:
         raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
     for key in given:
         if not multirun and key.split(".")[0] == "launcher":
-            raise UserError(f"`{key}` is about how a multirun starts its jobs; add -m.")
+            raise UserError(f"`{key}` sets how a multirun starts its jobs; add -m.")
         if key.startswith(("hydra/", "hydra.")):
             raise UserError(
-                f"`{key}` has no effect on a multirun or a run, which Hydra only configures: how "
-                "jobs start is chosen by launcher=local, parallel or slurm, and where a run lies "
-                "by run_dir=DIR."
+                f"`{key}` has no effect, because Hydra only composes the configuration; choose how "
+                "jobs start with launcher=local, parallel or slurm, and a run's directory with "
+                "run_dir=DIR."
             )
     if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(
-            "Expected `test` to be false in a multirun: jobs compare on validation images, and "
-            "the test set is opened once, for the best."
+            "Expected `test` to be false in a multirun, whose jobs are compared on validation "
+            "images; evaluate the best one with fashion-lit leaderboard --evaluate-best."
         )

@@ -1,4 +1,4 @@
-"""Say in one sentence what is wrong with a configuration, and what was probably meant.
+"""Describe an invalid setting in one sentence, with a suggestion of the intended name.
 
 explain(error, config, schema, reserved={})  # "Unknown setting `optimizer.l`; …"
 did_you_mean("adma", ["adam", "sgd"])  # "; did you mean `adam`?"
@@ -18,17 +18,20 @@ def explain(
     schema: type[BaseModel],
     reserved: Mapping[str, str],
 ) -> str:
-    """Turn pydantic's first complaint into a sentence: the key, expected, got, and a way out.
+    """Return a sentence about the first error: the key, the expected and the given value, a remedy.
+
+    Unknown settings come before other errors.
 
     Args:
-        error: of `schema.model_validate(config)`.
-        config: the configuration.
-        schema: what it should be.
-        reserved: {"trainer.logger": "what to use instead"}, for what this project sets itself.
+        error: validation error of `config` against `schema`.
+        config: the invalid configuration.
+        schema: the schema.
+        reserved: {"trainer.logger": "what to use instead"}, for settings that this project sets
+            itself.
     """
-    complaints = error.errors(include_url=False)
-    unknown = [c for c in complaints if c["type"] == "extra_forbidden"]
-    first = (unknown or complaints)[0]
+    details = error.errors(include_url=False)
+    unknown = [d for d in details if d["type"] == "extra_forbidden"]
+    first = (unknown or details)[0]
     path, value = _locate(config, first["loc"])
     if unknown:
         while isinstance(value, dict) and value:  # a misspelled group: name the setting in it
@@ -39,19 +42,22 @@ def explain(
         paths = list(_key_paths(schema))
         hint = did_you_mean(path, paths) or _siblings(path, paths)
         return f"Unknown setting `{path}`{hint}"
-    expected = [_expectation(c) for c in complaints if _locate(config, c["loc"])[0] == path]
+    expected = [_expectation(d) for d in details if _locate(config, d["loc"])[0] == path]
     expectation = " or ".join(dict.fromkeys(expected))
     if first["type"] == "missing":
         missing = f"{path}.{first['loc'][-1]}"
-        return f"Expected `{missing}` to be given; fashion-lit train --cfg job shows all settings."
+        return (
+            f"Expected a value for `{missing}`, but it is missing; fashion-lit train --cfg job "
+            "shows all settings."
+        )
     return f"Expected `{path}` to be {expectation}, but got {value!r}."
 
 
 def _locate(config: Mapping[str, Any], location: Sequence[int | str]) -> tuple[str, Any]:
-    """Follow a pydantic location as far as the configuration goes: its dotted path, its value."""
+    """Return the dotted path and the value at the part of `location` that `config` contains."""
     node: Any = config
     path = []
-    for key in location:  # behind the key may stand the name of a union's member
+    for key in location:  # pydantic may append the name of a union's member
         children: Any = dict(enumerate(node)) if isinstance(node, list) else node
         if not isinstance(children, dict) or key not in children:
             break
@@ -60,10 +66,10 @@ def _locate(config: Mapping[str, Any], location: Sequence[int | str]) -> tuple[s
     return ".".join(path), node
 
 
-def _expectation(complaint: Mapping[str, Any]) -> str:
-    context = complaint.get("ctx", {})
-    kind = complaint["type"]
-    words = {
+def _expectation(detail: Mapping[str, Any]) -> str:
+    context = detail.get("ctx", {})
+    kind = detail["type"]
+    phrases = {
         "greater_than": "greater than {gt:g}",
         "greater_than_equal": "at least {ge:g}",
         "less_than": "less than {lt:g}",
@@ -84,12 +90,12 @@ def _expectation(complaint: Mapping[str, Any]) -> str:
         "model_type": "a group of settings",
         "none_required": "null",
     }
-    message = str(complaint["msg"])
-    return words[kind].format(**context) if kind in words else message[:1].lower() + message[1:]
+    message = str(detail["msg"])
+    return phrases[kind].format(**context) if kind in phrases else message[:1].lower() + message[1:]
 
 
 def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """List the dotted paths of all settings of a schema, without the groups that hold them."""
+    """Yield the dotted paths of all settings of a schema, but not of the groups themselves."""
     for name, field in schema.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             yield from _key_paths(field.annotation, f"{prefix}{name}.")
@@ -98,7 +104,7 @@ def _key_paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _siblings(path: str, paths: Sequence[str]) -> str:
-    """Return '; `group` has …' with the settings beside `path`, if they are few."""
+    """Return '; `group` has …' with the settings in the group of `path`, if they are few."""
     group = path.rpartition(".")[0]
     names = [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == group]
     if not group or not 0 < len(names) <= 15:
@@ -107,16 +113,16 @@ def _siblings(path: str, paths: Sequence[str]) -> str:
 
 
 def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
-    """Return '; did you mean `…`?' for the choice most like `text`, or '' if none is like it.
+    """Return '; did you mean `…`?' with the choice most similar to `text`, '' if none is similar.
 
-    It ends the sentence. Of dotted paths the last part decides (`lr` is like `optimizer.lr`), then
-    the whole.
+    Dotted paths are compared by their last part (`lr` is similar to `optimizer.lr`); the whole path
+    breaks ties.
     """
 
-    def likeness(choice: str) -> float:
+    def similarity(choice: str) -> float:
         last, choice_last = text.split(".")[-1], choice.split(".")[-1]
         whole = difflib.SequenceMatcher(None, text, choice).ratio()
         return difflib.SequenceMatcher(None, last, choice_last).ratio() + whole / 100
 
-    best = max(choices, key=likeness, default="")
-    return f"; did you mean `{prefix}{best}`?" if best and likeness(best) > 0.6 else ""
+    best = max(choices, key=similarity, default="")
+    return f"; did you mean `{prefix}{best}`?" if best and similarity(best) > 0.6 else ""

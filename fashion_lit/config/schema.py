@@ -1,7 +1,7 @@
-"""What a valid configuration is, and one sentence on what is wrong with another one.
+"""Validate configurations, with a one-sentence error for an invalid one.
 
-The schema is not written down a second time: the keys of `optimizer`, `model.network`, … are the
-keyword-only arguments of the function or class that `name` chooses, with their types and bounds.
+The schema is derived from signatures: the keys of `optimizer`, `model.network`, … are the
+keyword-only arguments of the function or class that `name` selects, with their types and bounds.
 """
 
 import inspect
@@ -40,26 +40,26 @@ OWN_TRAINER_KEYS = {
     "barebones": "trainer.enable_progress_bar=false",
     "callbacks": "the Python API",
     "default_root_dir": "run_dir=DIR",
-    "enable_autolog_hparams": "the HPARAMS tab, which is always written",
-    "enable_checkpointing": "the run directory's checkpoints, which are always written",
+    "enable_autolog_hparams": "TensorBoard's HPARAMS tab (always written)",
+    "enable_checkpointing": "the run directory's checkpoints (always written)",
     "fast_dev_run": "debug=one_batch",
-    "logger": "TensorBoard, which is always written",
+    "logger": "TensorBoard (always written)",
     "model_registry": "the run directory's checkpoints",
-    "plugins": "precision=, trainer.strategy=",
-    "use_distributed_sampler": "trainer.devices=N alone; every rank draws its own share",
+    "plugins": "precision= or trainer.strategy=",
+    "use_distributed_sampler": "trainer.devices=N (each rank draws its own share)",
 }
-Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, as pydantic takes them
-COMPILE_MODES = ("reduce-overhead", "max-autotune")  # torch.compile's, beside its default
+Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model
+COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
 
 
 def check(config: Config) -> None:
-    """Raise UserError, one sentence with the nearest valid name, unless a run can be built."""
+    """Raise UserError unless the settings are valid, individually and in combination."""
     validate(config, run_schema(config))
     check_combinations(config)
 
 
 def validate(config: Config, schema: type[BaseModel]) -> None:
-    """Raise UserError, one sentence with the nearest valid name, unless `config` fits a schema."""
+    """Raise UserError, with the most similar valid name if any, unless `config` fits `schema`."""
     try:
         schema.model_validate_json(json.dumps(config), strict=True)
     except ValidationError as error:
@@ -68,7 +68,7 @@ def validate(config: Config, schema: type[BaseModel]) -> None:
 
 
 def run_schema(config: Config) -> type[BaseModel]:
-    """Return the schema of a whole configuration, given the `name` that each group chooses."""
+    """Return the schema of a whole configuration, given the `name` selected in each group."""
     optimizer = OPTIMIZERS[chosen_name(config, "optimizer", OPTIMIZERS)]
     scheduler = SCHEDULERS[chosen_name(config, "scheduler", SCHEDULERS)]
     return object_schema(
@@ -81,7 +81,7 @@ def run_schema(config: Config) -> type[BaseModel]:
         output_root=(str, ...),
         run_dir=(str, ...),
         sweep_name=(str, ...),
-        launcher=(dict[str, Any], ...),  # not a part of a run: `sweeps.launch` checks it
+        launcher=(dict[str, Any], ...),  # not part of a run; `sweeps.launch` checks it
         data=(named_schema(data_fields(config)), ...),
         model=(named_schema(model_fields(config)), ...),
         augment=(object_schema(**keyword_fields(Augment)), ...),
@@ -119,14 +119,14 @@ def trainer_fields() -> Fields:
 
 
 def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
-    """Return the `name` at a dotted path; raises UserError unless it is among `choices`."""
+    """Return the `name` of the group at a dotted path; raise UserError unless in `choices`."""
     node: Any = config
     for key in path.split("."):
         node = node.get(key) if isinstance(node, dict) else None
     if not isinstance(node, dict):
         raise UserError(
-            f"Expected `{path}` to be a group of settings, but got {node!r}; choose one by "
-            f"{path.split('.')[0]}=NAME."
+            f"Expected `{path}` to be a group of settings, but got {node!r}; choose one "
+            f"with {path.split('.')[0]}=NAME."
         )
     name = node.get("name")
     if name not in choices:
@@ -140,9 +140,9 @@ def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
 def keyword_fields(
     function: Callable[..., Any], *, exclude: Collection[str] = (), positional_too: bool = False
 ) -> Fields:
-    """Return {name: (type, default)} of the keyword-only arguments, as pydantic wants fields.
+    """Return {name: (type, default)} of the keyword-only arguments, for pydantic's create_model.
 
-    With `positional_too`, of those that can be given by position or keyword as well.
+    With `positional_too`, include arguments that can be given by position or keyword.
     """
     hints = get_type_hints(
         function.__init__ if inspect.isclass(function) else function, include_extras=True
@@ -161,13 +161,13 @@ def keyword_fields(
 
 
 def object_schema(**fields: tuple[Any, Any]) -> type[BaseModel]:
-    """Return a schema that allows exactly these keys, and no infinite or missing number."""
+    """Return a schema that allows only these keys, and no infinite or NaN numbers."""
     rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model("Config", __config__=rules, **fields)  # type: ignore[call-overload]
 
 
 def named_schema(fields: Fields) -> type[BaseModel]:
-    """Return an object schema with a `name` beside the fields."""
+    """Return an object schema with a required `name` in addition to the fields."""
     return object_schema(name=(str, ...), **fields)
 
 
@@ -178,7 +178,7 @@ TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt
 
 
 def check_combinations(config: Config) -> None:
-    """Raise UserError for settings that are fine alone but not together."""
+    """Raise UserError for settings that are valid individually but not in combination."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
     num_epochs = trainer["max_epochs"]
     num_train = data.get("num_train", FashionMNIST.num_train)
@@ -187,8 +187,8 @@ def check_combinations(config: Config) -> None:
         num_train -= data["val_size"]
     if data["batch_size"] > num_train:
         raise UserError(
-            f"Expected `data.batch_size` to be at most the {num_train:,} images that are trained "
-            f"on, but got {data['batch_size']:,}."
+            f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "
+            f"{data['batch_size']:,}."
         )
     if config["scheduler"].get("warmup_epochs", 0) >= num_epochs:
         raise UserError(
@@ -198,34 +198,35 @@ def check_combinations(config: Config) -> None:
     if config["scheduler"].get("three_phase") and config["scheduler"]["pct_start"] >= 0.5:
         raise UserError(
             "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
-            f"fall is as long as its rise, but got {config['scheduler']['pct_start']}."
+            "second phase is as long as the first, but got "
+            f"{config['scheduler']['pct_start']}."
         )
     if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
         raise UserError(
-            "`model.unfreeze_epoch` says when a frozen backbone trains again, but "
-            "model.freeze_backbone is false; set it to true, or leave the epoch out."
+            "`model.unfreeze_epoch` needs a frozen backbone, but model.freeze_backbone is false; "
+            "set it to true, or remove model.unfreeze_epoch."
         )
     if model.get("weights") is not None and not model["pretrained"]:
         raise UserError(
-            "`model.weights` names a file of pretrained weights, but model.pretrained is false; "
-            "set it to true, or leave the file out."
+            "`model.weights` is a file of pretrained weights, but model.pretrained is false; "
+            "set it to true, or remove model.weights."
         )
     check_trainer(trainer)
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError for settings of `trainer` that are fine alone but not together."""
+    """Raise UserError for settings of `trainer` that are valid individually but not together."""
     num_epochs = trainer["max_epochs"]
     if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
         raise UserError(
-            f"Expected `trainer.strategy` to be one that starts whole processes, but got "
-            f"{trainer['strategy']!r}, whose results stay in its children; use ddp."
+            f"Expected `trainer.strategy` to be one that trains in this process, but got "
+            f"{trainer['strategy']!r}, whose results stay in its child processes; use ddp."
         )
     if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
         raise UserError(
             f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
             f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "
-            "write each batch's gradients over the one's before; use trainer.compile=true."
+            "overwrite the gradients of the previous batch; use trainer.compile=true."
         )
     if trainer.get("limit_val_batches") == 0:
         raise UserError(

@@ -1,13 +1,13 @@
-"""A configuration's settings: flat, compared, and which of them may change when a run resumes.
+"""Flatten and compare configurations, and check which settings may change when a run resumes.
 
-Nothing here needs torch or Hydra.
+This module does not import torch or Hydra.
 """
 
 from typing import Any
 
 from fashion_lit.errors import UserError
 
-# Settings that cannot change what comes out, so a run may go on with other ones.
+# Settings that cannot change the result of a run, so it may resume with different values.
 RESULT_NEUTRAL = (
     "test",
     "checkpoint",
@@ -19,14 +19,15 @@ RESULT_NEUTRAL = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
-# On another device the figures differ in the last bits, and the run says so; it may have to move.
+# On another device the metrics differ in the last bits. A run may still resume with another value,
+# because it may have to move to another machine; it then prints a notice.
 INEXACT_IF_CHANGED = ("trainer.accelerator",)
-# Schedules that do not know when the run ends, so `trainer.max_epochs` may be raised.
+# Schedules that do not depend on the run's length, so `trainer.max_epochs` may be raised.
 OPEN_ENDED = ("constant", "step", "plateau")
 
-# Where a run lies and what starts it, not what it is: left out of its record.
+# Where a run is stored and how it is started; not part of the recorded settings.
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
-PLACES = ("data.root", "data.mirrors")
+DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 
 Config = dict[str, Any]
 
@@ -41,62 +42,72 @@ def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
 
 
 def flatten(config: Config) -> dict[str, float | str]:
-    """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard: numbers stay numbers, the rest is text.
+    """Flatten to {"optimizer.lr": 0.1, …} for TensorBoard; other values than numbers become text.
 
-    Where the data lies, when checkpoints are written and what TensorBoard shows is left out: it
-    says nothing of a run.
+    Paths and the settings of checkpoints and TensorBoard are left out, because they do not describe
+    the experiment.
     """
-    silent = (*LOCATION_KEYS, "checkpoint", "tensorboard")
+    excluded = (*LOCATION_KEYS, "checkpoint", "tensorboard")
     return {
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in leaves(config).items()
-        if key not in PLACES and key.split(".")[0] not in silent
+        if key not in DATA_LOCATION_KEYS and key.split(".")[0] not in excluded
     }
 
 
 def network_name(config: Config) -> str:
-    """Return the network's name, "fast_cnn" or "resnet18"."""
+    """Return the network's name, such as "fast_cnn" or "resnet18"."""
     model = config["model"]
     return model["network"]["name"] if "network" in model else model["backbone"]
 
 
 def differences(recorded: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
-    """Return {dotted key: (recorded value, wanted value)} wherever the two differ."""
+    """Return {dotted key: (recorded value, wanted value)} of all settings that differ.
+
+    A setting that one configuration lacks has the value "absent".
+    """
     old, new = leaves(recorded), leaves(wanted)
     pairs = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in {**old, **new}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def check_resumable(recorded: Config, wanted: Config, whose: str) -> Config:
-    """Return the settings a run goes on with: `wanted`, if that can only continue `recorded`.
+def check_resumable(recorded: Config, wanted: Config, owner: str) -> Config:
+    """Return `wanted` if a run with the settings `recorded` may resume with them.
 
-    Raises UserError, naming the settings that differ, for anything that would change the result.
+    Raises UserError, which lists the forbidden changes, if they would change the result.
+
+    Args:
+        recorded: settings of the run or checkpoint.
+        wanted: settings to resume with.
+        owner: name of the run or checkpoint in the message.
     """
     changed = differences(recorded, wanted)
-    forbidden = [key for key in changed if not _may_change(key, recorded, wanted)]
+    forbidden = [key for key in changed if not may_change(key, recorded, wanted)]
     if forbidden:
-        told = "; ".join(
-            f"`{key}` is {changed[key][0]} there and {changed[key][1]} here" for key in forbidden
+        changes = "; ".join(
+            f"`{key}` is {changed[key][0]} in the record and {changed[key][1]} in the command"
+            for key in forbidden
         )
         hint = ""
         if "trainer.max_epochs" in forbidden:
             hint = f" (more epochs need a scheduler that is {' or '.join(OPEN_ENDED)})"
         raise UserError(
-            f"Expected the settings of {whose}, but {told}{hint}. Leave them out to continue "
-            "it, or start another run."
+            f"Expected the settings of {owner}, but {changes}{hint}; omit these settings to "
+            "continue it, or start another run."
         )
     return wanted
 
 
-def _may_change(key: str, recorded: Config, wanted: Config) -> bool:
+def may_change(key: str, recorded: Config, wanted: Config) -> bool:
+    """Whether a run may resume with another value of a setting."""
     if key == "trainer.max_epochs":
         more = wanted["trainer"]["max_epochs"] > recorded["trainer"]["max_epochs"]
         return more and recorded["scheduler"]["name"] in OPEN_ENDED
-    if key == "data.device":  # augmentation draws there; on a GPU "auto" is the same
+    if key == "data.device":  # augmentation draws on this device; on a GPU "auto" equals "cuda"
         return (recorded["data"]["device"], wanted["data"]["device"]) == ("cuda", "auto")
     return is_result_neutral(key) or key in INEXACT_IF_CHANGED
 
 
 def is_result_neutral(key: str) -> bool:
-    """Whether a setting cannot change what comes out of a run."""
+    """Return whether a setting cannot change the result of a run."""
     return any(key == name or key.startswith(f"{name}.") for name in RESULT_NEUTRAL)

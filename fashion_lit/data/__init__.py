@@ -1,1 +1,1 @@
-"""Files to batches: the images, their augmentation, the DataModule."""
+"""Image sources, augmentation and the LightningDataModule."""

@@ -1,9 +1,9 @@
-"""Augmentation of whole batches, on the batch's device, with a separate draw for every image.
+"""Batched augmentation on the batch's device, with independent random values for every image.
 
     augment = Augment(flip=0.5, shift=2)
     augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
 
-The functions do the arithmetic, `Augment` makes the draws.
+The functions are deterministic; `Augment` draws their random arguments.
 """
 
 from typing import Annotated
@@ -18,14 +18,14 @@ NumPixels = Annotated[int, Field(ge=0, lt=28)]
 
 
 def flip_horizontally(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror the images (B, H, W) where `flipped` (B,) bool is true, left to right."""
+    """Mirror left to right those images (B, H, W) whose entry in `flipped` (B,) bool is true."""
     return torch.where(flipped[:, None, None], images.flip(-1), images)
 
 
 def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Tensor:
-    """Move each image (B, H, W) by its own `down` and `right` (B,) pixels, in -limit..limit.
+    """Shift each image (B, H, W) by `down` and `right` pixels, (B,) each, in -limit..limit.
 
-    What moves in from outside is black, the data set's background.
+    Pixels that enter from outside the image are black, the data set's background.
     """
     num_images, height, width = images.shape
     padded = F.pad(images, (limit, limit, limit, limit))  # (B, H + 2 limit, W + 2 limit)
@@ -36,25 +36,26 @@ def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Ten
 
 
 def erase_square(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Blacken a square of `size` pixels in each image (B, H, W), its corner at (top, left) (B,).
+    """Set a square of `size` x `size` pixels to black in each image (B, H, W).
 
-    Corners may lie outside (-size..H), so that edges are hidden as often as the middle: Cutout,
-    DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552
+    The upper left corner is at (`top`, `left`), (B,) each, and may be outside the image, so that
+    edges are erased as often as the middle: Cutout, DeVries and Taylor 2017,
+    https://arxiv.org/abs/1708.04552
     """
     rows = torch.arange(images.shape[1], device=images.device) - top[:, None]  # (B, H)
     columns = torch.arange(images.shape[2], device=images.device) - left[:, None]  # (B, W)
-    row_hit = (rows >= 0) & (rows < size)
-    column_hit = (columns >= 0) & (columns < size)
-    return images.masked_fill(row_hit[:, :, None] & column_hit[:, None, :], 0)
+    row_inside = (rows >= 0) & (rows < size)
+    column_inside = (columns >= 0) & (columns < size)
+    return images.masked_fill(row_inside[:, :, None] & column_inside[:, None, :], 0)
 
 
 class Augment:
-    """Random mirror, shift and erasure, in this order.
+    """Apply a random horizontal flip, shift and erasure, in this order.
 
     Args:
-        flip: probability of a left-right mirror.
-        shift: greatest shift in pixels, vertically and horizontally; 0 shifts nothing.
-        erase: side of the erased square in pixels; 0 erases nothing.
+        flip: probability of a left-right flip.
+        shift: maximum shift in pixels, vertically and horizontally; 0 disables shifting.
+        erase: side of the erased square in pixels; 0 disables erasing.
     """
 
     def __init__(
@@ -65,7 +66,10 @@ class Augment:
         self.erase = erase
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return augmented copies of the images (B, H, W); `generator` lives on their device."""
+        """Return augmented images (B, H, W); `generator` must be on their device.
+
+        The input is never modified; it is returned as is if every augmentation is disabled.
+        """
         num_images, height, width = images.shape
 
         def draw(low: int, high: int) -> Tensor:  # (B,) int64 in low..high

@@ -1,9 +1,9 @@
-"""The data as Lightning sees it: a fixed split, resident in memory, drawn in whole batches.
+"""The LightningDataModule: all images in memory, a fixed split, and batched preprocessing.
 
     datamodule = FashionMNISTDataModule(FashionMNIST(), batch_size=256, seed=0)
 
-The images stay uint8 (47 MB in all), on the training device. A batch is one index operation; then
-augmentation, conversion, normalisation and resizing run on the whole batch, on that device.
+The images stay uint8 (47 MB in total) on the training device. Selecting a batch is one index
+operation; augmentation, conversion, normalisation and resizing then run on the whole batch there.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,15 @@ from fashion_lit.data.randomness import generator
 from fashion_lit.data.types import Batch, ImageSource, LabelledImages
 from fashion_lit.errors import UserError
 
-ORDER_STREAM, AUGMENT_STREAM = 0, 1  # keep the draws of one epoch apart
+ORDER_STREAM, AUGMENT_STREAM = 0, 1  # separate the random streams of one epoch
 
 
 def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:
     """Split the indices of `labels` (N,) into sorted train and validation indices, both int64.
 
-    Every class gives its share of `val_size`, to the nearest image. numpy's RandomState is used
-    because its stream is frozen (NEP 19): the split is the same on every machine, forever.
+    Each class contributes its share of `val_size`, to within one image. numpy's RandomState is
+    used because its stream is frozen (NEP 19): the split is the same on every machine and with
+    every numpy version.
     """
     random = np.random.RandomState(split_seed)
     classes = labels.cpu().numpy()
@@ -46,7 +47,7 @@ def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Te
 
 
 def check_val_size(val_size: int, num_train: int) -> None:
-    """Raise UserError unless `val_size` leaves some of the `num_train` images to train on."""
+    """Raise UserError unless `val_size` is smaller than the number of images, `num_train`."""
     if val_size >= num_train:
         raise UserError(
             f"Expected `data.val_size` to be smaller than the {num_train:,} training images that "
@@ -55,9 +56,10 @@ def check_val_size(val_size: int, num_train: int) -> None:
 
 
 def to_input(images: Tensor, *, image_size: int, normalize: bool) -> Tensor:
-    """Turn images (B, H, W) uint8 into network input (B, 1, image_size, image_size) float32.
+    """Convert images (B, H, W) uint8 to network input (B, 1, image_size, image_size) float32.
 
-    Pixels come out in [0, 1], or with mean 0 and standard deviation 1 over the training set.
+    Pixels are in [0, 1] or, with `normalize`, have mean 0 and standard deviation 1 over the
+    training set.
     """
     x = images[:, None].float() / 255  # (B, 1, H, W)
     if normalize:
@@ -65,30 +67,32 @@ def to_input(images: Tensor, *, image_size: int, normalize: bool) -> Tensor:
     if image_size < x.shape[-1]:
         x = F.interpolate(x, size=image_size, mode="bilinear", antialias=True)
     elif image_size > x.shape[-1]:
-        # As F.interpolate, without its detour on CUDA where algorithms must be deterministic.
+        # Same result as F.interpolate, which on CUDA switches to a slower decomposition when
+        # deterministic algorithms are required.
         x = torch.ops.aten.upsample_bilinear2d(x, [image_size, image_size], False)
     return x
 
 
 class EpochCounter:
-    """The epoch that a loader draws next: Lightning calls `set_epoch` on a loader's `sampler`."""
+    """The epoch that a loader draws next; Lightning calls `set_epoch` on a loader's `sampler`."""
 
     def __init__(self) -> None:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch."""
+        """Set the epoch to draw next."""
         self.epoch = epoch
 
 
 class TrainBatches:
-    """One epoch of augmented training batches; its order and draws depend on (seed, epoch) alone.
+    """Iterate over the augmented training batches of an epoch.
 
-    An epoch that was stopped begins where it was left, at the data module's `position`; its length
-    stays that of the whole epoch, as Lightning expects.
+    Order and augmentation depend on (seed, epoch) only. An interrupted epoch resumes at the data
+    module's `position`; `len` is that of the whole epoch, as Lightning expects.
 
-    Under DDP each rank draws its own share, of equal size, without padding: at most num_ranks - 1
-    images sit out an epoch. So does a last batch of one image, which batch normalisation rejects.
+    Under DDP each rank draws a disjoint share of equal size, without padding, so an epoch omits at
+    most num_ranks - 1 images. It also omits a last batch of one image, which batch normalisation
+    rejects.
     """
 
     def __init__(
@@ -106,26 +110,26 @@ class TrainBatches:
         self.sampler = EpochCounter()
         batch_size = datamodule.batch_size
         num_images = len(datamodule.train_indices) // num_ranks
-        lonely = batch_size > 1 and num_images % batch_size == 1
-        self.num_images = num_images - 1 if lonely else num_images
+        single_last = batch_size > 1 and num_images % batch_size == 1
+        self.num_images = num_images - 1 if single_last else num_images
 
     def __len__(self) -> int:
         return -(-self.num_images // self.datamodule.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator: Lightning asks for the iterator before it sets the epoch.
+        # A generator reads the epoch at the first batch: Lightning calls iter() before set_epoch().
         epoch, (current_epoch, batches_done) = self.sampler.epoch, self.datamodule.position
         first = batches_done if current_epoch == epoch else 0
         yield from self.draw(0 if self.same_every_epoch else epoch, first)
 
     def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `first` on."""
+        """Yield the batches of an epoch, starting at index `first`."""
         data = self.datamodule
         order = torch.randperm(
             len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, epoch)
         )
         share = data.train_indices[order[self.rank :: self.num_ranks][: self.num_images]]
-        share = share.to(data.tensor_device)  # once an epoch: a step then waits for no copy
+        share = share.to(data.tensor_device)  # once per epoch, so that no step waits for a copy
         for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
             keys = (data.seed, AUGMENT_STREAM, epoch, step, self.rank)
             images = data.train.images[indices]
@@ -135,10 +139,10 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image of a split once, in order, divided over any number of ranks.
+    """Iterate over every image of a split once, in order, divided among the ranks.
 
-    Every rank gets the same number of batches (their sizes differ by at most one image): DDP
-    broadcasts buffers in each forward pass, and would hang where one rank had a batch more.
+    All ranks get the same number of batches (their sizes differ by at most one image): DDP
+    broadcasts buffers in each forward pass and would hang if one rank had an extra batch.
     """
 
     def __init__(
@@ -163,21 +167,22 @@ class EvalBatches:
 
 
 class FashionMNISTDataModule(L.LightningDataModule):
-    """Train, validation and test batches: images (B, 1, H, W) float32, labels (B,) int64.
+    """Provide train, validation and test batches: images (B, 1, H, W) float32, labels (B,) int64.
 
     Args:
-        source: the images, real or drawn.
-        batch_size: images a training step, on each rank; the last batch of an epoch is smaller.
-        eval_batch_size: images a validation or test step.
-        val_size: validation images, taken from the training images.
-        split_seed: which images they are.
-        validate_on_test: report A's protocol: train on all training images, and let the test set
-            stand in for the validation set. The validation figures are then optimistic.
+        source: image source, FashionMNIST or SyntheticGarments.
+        batch_size: images per training step and rank; the last batch of an epoch may be smaller.
+        eval_batch_size: maximum images per validation or test step and rank.
+        val_size: number of validation images, taken from the training images.
+        split_seed: seed of the train/validation split.
+        validate_on_test: use report A's protocol: train on all training images and validate on the
+            test set. The validation metrics are then optimistic.
         normalize: shift and scale the pixels to mean 0 and standard deviation 1.
-        image_size: height and width in pixels that the network sees.
-        device: where the images live; "auto" is the training device.
-        augment: changes training images (B, 28, 28) uint8, or None.
-        seed: batch order and augmentation are functions of it, the epoch and the step.
+        image_size: height and width of the network's input, in pixels.
+        device: device that stores the images; "auto" is the training device.
+        augment: augmentation of training images (B, 28, 28) uint8, or None.
+        seed: seed of batch order and augmentation, which depend on it, the epoch and the step;
+            augmentation also depends on the rank.
     """
 
     train: LabelledImages
@@ -214,23 +219,23 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.tensor_device = torch.device("cpu")
-        self.position = (0, 0)  # epochs done, and batches done of the next; kept in checkpoints
+        self.position = (0, 0)  # (finished epochs, finished batches of the next); in checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position; everything else follows from the arguments."""
+        """Return the position; all other state is determined by the constructor's arguments."""
         return {"position": list(self.position)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a checkpoint's position. Unlike a loader's, this state is restored in time."""
+        """Resume at a checkpoint's position. Lightning would restore a loader's state too late."""
         epochs_done, batches_done = state_dict["position"]
         self.position = (epochs_done, batches_done)
 
     def prepare_data(self) -> None:
-        """Fetch missing files, in one process per machine."""
+        """Fetch missing files; Lightning calls this in one process per machine."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load all images onto the data device and split them; later calls only move them."""
+        """Load and split all images on the first call; every call moves them to the data device."""
         if not hasattr(self, "train"):
             self.train, self.test = self.source.load()
             if self.validate_on_test:
@@ -242,7 +247,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.move_to(self._choose_device())
 
     def move_to(self, device: torch.device) -> None:
-        """Move all images, which `setup` has loaded."""
+        """Move all images and labels to `device`, after `setup` has loaded them."""
         self.tensor_device = device
         self.train = LabelledImages(*(part.to(device) for part in self.train))
         self.test = LabelledImages(*(part.to(device) for part in self.test))
@@ -252,25 +257,25 @@ class FashionMNISTDataModule(L.LightningDataModule):
     ) -> Batch:
         """Move a batch to the training device, where it usually is already."""
         images, labels = batch
-        ahead = device.type != "cpu"  # the CPU would read what has not arrived yet
-        return images.to(device, non_blocking=ahead), labels.to(device, non_blocking=ahead)
+        overlap = device.type != "cpu"  # a copy to the CPU must finish before the CPU reads it
+        return images.to(device, non_blocking=overlap), labels.to(device, non_blocking=overlap)
 
     def _choose_device(self) -> torch.device:
         if self.device == "auto":
             return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError(
-                "Expected a CUDA device for data.device=cuda, but PyTorch sees none; "
+                "Expected a CUDA device for data.device=cuda, but PyTorch finds none; "
                 "use data.device=auto."
             )
         return torch.device(self.device)
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Turn images (B, 28, 28) uint8 into network input (B, 1, H, W) float32."""
+        """Convert images (B, 28, 28) uint8 to network input (B, 1, H, W) float32."""
         return to_input(images, image_size=self.image_size, normalize=self.normalize)
 
     def images_of(self, split: Literal["val", "test"]) -> LabelledImages:
-        """Return the images (N, 28, 28) uint8 and labels (N,) int64 that `setup` has loaded."""
+        """Return a split's images (N, 28, 28) uint8 and labels (N,) int64, after `setup`."""
         if split == "test" or self.validate_on_test:
             return self.test
         indices = self.val_indices.to(self.tensor_device)

@@ -1,10 +1,10 @@
-"""The four Fashion-MNIST files: find, download, verify, read.
+"""Find, download, verify and read the four Fashion-MNIST files.
 
     train, test = FashionMNIST(root="data").load()
     train.images.shape  # (60000, 28, 28), uint8
 
-The official gzip files are read directly, and their MD5 is checked. A missing file is copied from
-the first mirror (a local folder or a URL) that has a good copy.
+The official gzip files are read directly and their MD5 is checked. A missing file is copied from
+the first mirror (a local folder or a URL) that has an intact copy.
 
 Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
 Learning Algorithms", https://arxiv.org/abs/1708.07747
@@ -39,7 +39,7 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-# TensorBoard nests tags at every slash, and "T-shirt/top" is one class.
+# TensorBoard splits tags at every slash, but "T-shirt/top" is one class.
 CLASS_TAGS = tuple(name.replace("/", "_").replace(" ", "_") for name in CLASS_NAMES)
 NUM_CLASSES = len(CLASS_NAMES)
 IMAGE_SIZE = 28  # pixels, height and width
@@ -48,7 +48,7 @@ PIXEL_STD = 0.3530
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 IS_CHECKOUT = (_REPOSITORY / "pyproject.toml").is_file()
-BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # what relative default paths start from
+BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # relative paths are resolved from here
 TORCHVISION_FOLDER = Path("FashionMNIST", "raw")  # torchvision's layout under the same root
 MIRRORS = (
     "../shared/data/FashionMNIST/raw",
@@ -58,7 +58,7 @@ MIRRORS = (
 
 @dataclass(frozen=True)
 class GzipFile:
-    """An official file: its name, size in bytes, MD5 and number of items."""
+    """An official gzip file: its name, size in bytes, MD5 and number of items."""
 
     name: str
     num_bytes: int
@@ -77,13 +77,13 @@ TEST_FILES = (
 
 
 class FashionMNIST:
-    """The real data set.
+    """Load Fashion-MNIST from its official files.
 
     Args:
-        root: folder that holds, or will hold, the four files (directly or in `FashionMNIST/raw`);
-            None: `data/` at the checkout's root (without a checkout, of the current directory).
-        mirrors: local folders (relative ones are seen from the checkout's root) and URLs, tried in
-            order for every file that `root` does not hold.
+        root: folder of the four files, directly or in `FashionMNIST/raw`, where missing files are
+            stored; None: `data/` in the checkout, or in the current directory if not in a checkout.
+        mirrors: local folders and URLs, tried in order for every file that `root` lacks; relative
+            folders are resolved from the checkout, or else from the current directory.
     """
 
     num_train = TRAIN_FILES[0].num_items
@@ -94,14 +94,14 @@ class FashionMNIST:
         self.mirrors = tuple(mirrors)
 
     def prepare(self) -> None:
-        """Fetch the missing files. Raises UserError if no mirror has a good copy of one."""
+        """Fetch the missing files; raise UserError if no mirror has an intact copy of one."""
         for file in (*TRAIN_FILES, *TEST_FILES):
             fetch(file, self.root, self.mirrors)
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Return the 60,000 training and 10,000 test images, fetching what is missing.
+        """Return the 60,000 training and 10,000 test images, fetching missing files.
 
-        Raises UserError if a file is damaged, or if no mirror has a good copy.
+        Raises UserError if a file is damaged, or if no mirror has an intact copy.
         """
         return self._read(TRAIN_FILES), self._read(TEST_FILES)
 
@@ -113,9 +113,9 @@ class FashionMNIST:
 
 
 def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
-    """Return the path of `file` under `root`, where a mirror's good copy goes if there is none.
+    """Return the path of `file` under `root`, after copying it from a mirror if it is missing.
 
-    A file that is there already is not read here. Raises UserError if no mirror has a good copy.
+    An existing file is not verified here. Raises UserError if no mirror has an intact copy.
     """
     target = root / TORCHVISION_FOLDER / file.name
     for path in (target, root / file.name):
@@ -133,21 +133,21 @@ def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
         except (OSError, UserError) as error:
             failures.append(f"  {mirror}: {error}")
     raise UserError(
-        f"{file.name} is not under {root}, and no mirror has it:\n"
+        f"{file.name} is not under {root}, and no mirror provides it:\n"
         + "\n".join(failures or ["  (data.mirrors is empty)"])
-        + f"\nPut the four official .gz files into {target.parent}, or name the folder that holds "
-        "them (data.root=FOLDER), or run without them on drawn images (data=synthetic)."
+        + f"\nPut the four official .gz files into {target.parent}, set data.root=FOLDER to their "
+        "folder, or use drawn images instead (data=synthetic)."
     )
 
 
 def check_file(path: Path, file: GzipFile) -> None:
-    """Raise UserError if the file at `path` is damaged; it is never replaced silently."""
+    """Raise UserError if the file at `path` is damaged; the file itself stays untouched."""
     if problem := find_problem(path.read_bytes(), file):
         raise UserError(f"{path} {problem}; delete it and run again to fetch a good copy.")
 
 
 def find_problem(content: bytes, file: GzipFile) -> str | None:
-    """Describe what is wrong with a file's content: expected and found. None if it is intact."""
+    """Describe how a file's size or MD5 differs from the expected one; return None if intact."""
     num_bytes = len(content)
     if num_bytes != file.num_bytes:
         word = "truncated" if num_bytes < file.num_bytes else "too long"
@@ -159,7 +159,7 @@ def find_problem(content: bytes, file: GzipFile) -> str | None:
 
 
 def _read_mirror(mirror: str, file: GzipFile) -> bytes:
-    """Return the content of `file` in a folder or at a URL; OSError or UserError if it fails."""
+    """Return the content of `file` in a folder or at a URL; raise OSError or UserError."""
     if "://" in mirror:
         return _download(f"{mirror.rstrip('/')}/{file.name}")
     source = BASE_DIR / Path(mirror).expanduser() / file.name
@@ -180,7 +180,10 @@ def _download(url: str) -> bytes:
 
 
 def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> LabelledImages:
-    """Read an images file and its labels file, and check that they fit together."""
+    """Read an images file and its labels file, each with `num_items` items.
+
+    Raises UserError if a file is malformed or a label is not in 0..9.
+    """
     pixels = read_idx(images, shape=(num_items, IMAGE_SIZE, IMAGE_SIZE))
     classes = read_idx(labels, shape=(num_items,))
     if int(classes.max()) >= NUM_CLASSES:
@@ -194,26 +197,26 @@ def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> Label
 def read_idx(path: Path, *, shape: tuple[int, ...]) -> Tensor:
     """Read a gzip-compressed IDX file of unsigned bytes as a uint8 tensor of `shape`.
 
-    Raises UserError naming the file, expected and found, if it is no gzip file, or if its magic
-    number, dimensions or length differ. Format: http://yann.lecun.com/exdb/mnist/
+    Raises UserError, with the file, the expected and the found value, if it is not a gzip file or
+    if its magic number, dimensions or length differ. Format: http://yann.lecun.com/exdb/mnist/
     """
-    way_out = "delete it and run again to fetch a good copy."
+    remedy = "delete it and run again to fetch a good copy."
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is no complete gzip file ({error}); {way_out}") from None
+        raise UserError(f"{path} is not a complete gzip file ({error}); {remedy}") from None
     magic = bytes((0, 0, 8, len(shape)))  # 8: unsigned byte; then the number of dimensions
     if content[:4] != magic:
         raise UserError(
-            f"{path} has the IDX magic 0x{content[:4].hex()}, expected 0x{magic.hex()}; {way_out}"
+            f"{path} has the IDX magic 0x{content[:4].hex()}, expected 0x{magic.hex()}; {remedy}"
         )
     header_size = 4 + 4 * len(shape)
     found_shape = tuple(np.frombuffer(content[4:header_size], dtype=">u4").tolist())
     if found_shape != shape:
-        raise UserError(f"{path} has the size {found_shape}, expected {shape}; {way_out}")
+        raise UserError(f"{path} has the size {found_shape}, expected {shape}; {remedy}")
     if len(content) - header_size != np.prod(shape):
         raise UserError(
             f"{path} holds {len(content) - header_size:,} bytes of data, "
-            f"expected {np.prod(shape):,}; {way_out}"
+            f"expected {np.prod(shape):,}; {remedy}"
         )
     return torch.frombuffer(bytearray(content[header_size:]), dtype=torch.uint8).view(shape)

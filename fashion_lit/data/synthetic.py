@@ -1,10 +1,10 @@
-"""Drawn garments: a stand-in for Fashion-MNIST for tests and machines without the data.
+"""Synthetic garments: a substitute for Fashion-MNIST in tests and on machines without the data.
 
     train, test = SyntheticGarments(num_train=2000, num_test=500).load()
 
-Every class is a silhouette (polygons in a unit square) put into a random pose (turn, size, place),
-given a random shade and a random texture, and covered with noise. A small CNN reaches more than
-90 % in a few epochs; a linear classifier does not.
+Each class is a silhouette (polygons in a unit square), drawn with a random pose (rotation, scale,
+position), shade and texture, plus noise. A small CNN reaches more than 90 % accuracy in a few
+epochs; a linear classifier does not.
 """
 
 from typing import Annotated
@@ -23,10 +23,10 @@ from fashion_lit.data.types import LabelledImages
 NumImages = Annotated[int, Field(ge=NUM_CLASSES)]
 Point = tuple[float, float]
 
-TEMPLATE_SIZE = 112  # pixels; four times the image, so that the silhouettes keep clean edges
-TRAIN_STREAM, TEST_STREAM = 0, 1  # which of the two sets a seed draws
+TEMPLATE_SIZE = 112  # pixels; four times the image size, for smooth edges after resampling
+TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams for the two sets
 
-# Each silhouette: (shade 0..1, polygon) in drawing order, x to the right, y down, both in 0..1.
+# Each silhouette: (shade in 0..1, polygon) in drawing order; x to the right, y down, both in 0..1.
 _TORSO: list[Point] = [(0.32, 0.15), (0.68, 0.15), (0.68, 0.88), (0.32, 0.88)]
 _LONG_SLEEVES: list[Point] = [
     (0.34, 0.15), (0.66, 0.15), (0.78, 0.22), (0.90, 0.80), (0.78, 0.83), (0.68, 0.40),
@@ -72,12 +72,12 @@ SILHOUETTES: tuple[list[tuple[float, list[Point]]], ...] = (
 
 
 class SyntheticGarments:
-    """Ten kinds of drawn garments, balanced, a function of the seed alone.
+    """Draw ten balanced classes of garments, determined by the seed and the number of images.
 
     Args:
         num_train: number of training images.
         num_test: number of test images.
-        drawing_seed: which drawings; train and test never share one.
+        drawing_seed: seed of the drawings; train and test use separate random streams.
     """
 
     def __init__(
@@ -88,30 +88,30 @@ class SyntheticGarments:
         self.drawing_seed = drawing_seed
 
     def prepare(self) -> None:
-        """Nothing to fetch."""
+        """Do nothing: there are no files to fetch."""
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Draw the training and the test images."""
+        """Draw and return the training and the test images."""
         train = draw_garments(self.num_train, generator(self.drawing_seed, TRAIN_STREAM))
         return train, draw_garments(self.num_test, generator(self.drawing_seed, TEST_STREAM))
 
 
 def draw_garments(num_images: int, random: Generator) -> LabelledImages:
-    """Draw `num_images` garments, their classes in random order and as even as can be."""
+    """Draw `num_images` garments in random class order; class counts differ by at most one."""
     labels = torch.arange(num_images) % NUM_CLASSES
     labels = labels[torch.randperm(num_images, generator=random)]
     templates = torch.stack([_draw_template(silhouette) for silhouette in SILHOUETTES])
     size = [num_images, 1, IMAGE_SIZE, IMAGE_SIZE]
     grid = F.affine_grid(_draw_poses(num_images, random), size, align_corners=False)
     shapes = torch.cat(
-        [  # in pieces, since a template is sixteen times the size of an image
-            F.grid_sample(templates[piece_labels], piece_grid, align_corners=False)
-            for piece_labels, piece_grid in zip(labels.split(1000), grid.split(1000), strict=True)
+        [  # in chunks: a template has sixteen times as many pixels as an image
+            F.grid_sample(templates[chunk_labels], chunk_grid, align_corners=False)
+            for chunk_labels, chunk_grid in zip(labels.split(1000), grid.split(1000), strict=True)
         ]
     )[:, 0]  # (N, 28, 28) in [0, 1]
     shade = 0.35 + 0.65 * torch.rand(num_images, 1, 1, generator=random)
     texture = torch.rand(num_images, 1, 4, 4, generator=random)
-    texture = F.interpolate(texture, IMAGE_SIZE, mode="bilinear")[:, 0]  # folds and prints
+    texture = F.interpolate(texture, IMAGE_SIZE, mode="bilinear")[:, 0]  # imitates folds and prints
     noise = torch.randn(num_images, IMAGE_SIZE, IMAGE_SIZE, generator=random)
     pixels = shapes * shade * (0.5 + 0.5 * texture) + 0.12 * noise
     return LabelledImages((255 * pixels.clamp(0, 1)).round().to(torch.uint8), labels)
@@ -120,15 +120,18 @@ def draw_garments(num_images: int, random: Generator) -> LabelledImages:
 def _draw_template(silhouette: list[tuple[float, list[Point]]]) -> Tensor:
     """Rasterise a silhouette: (1, TEMPLATE_SIZE, TEMPLATE_SIZE) in [0, 1]."""
     image = Image.new("L", (TEMPLATE_SIZE, TEMPLATE_SIZE))
-    pencil = ImageDraw.Draw(image)
+    canvas = ImageDraw.Draw(image)
     for shade, polygon in silhouette:
         points = [(x * TEMPLATE_SIZE, y * TEMPLATE_SIZE) for x, y in polygon]
-        pencil.polygon(points, fill=round(255 * shade))
+        canvas.polygon(points, fill=round(255 * shade))
     return torch.from_numpy(np.array(image))[None].float() / 255
 
 
 def _draw_poses(num_images: int, random: Generator) -> Tensor:
-    """Affine maps (N, 2, 3): turned by up to 20 degrees, 0.7 to 1.1 times as large, shifted."""
+    """Draw affine maps (N, 2, 3): rotation up to 20 degrees, scale 0.7 to 1.1, shift up to 0.25.
+
+    The shift is in the coordinates of `affine_grid`, where an image spans -1 to 1.
+    """
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(num_images, generator=random)

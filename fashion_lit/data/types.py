@@ -1,4 +1,4 @@
-"""What the data looks like: images, labels, batches, and where images come from."""
+"""Types of the data: batches, labelled images and the protocol of image sources."""
 
 from typing import NamedTuple, Protocol
 
@@ -15,15 +15,15 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Where images come from: FashionMNIST or SyntheticGarments."""
+    """A source of images: FashionMNIST or SyntheticGarments."""
 
     num_train: int
     num_test: int
 
     def prepare(self) -> None:
-        """Fetch what is missing; called in one process per machine."""
+        """Fetch missing files; called in one process per machine."""
         ...
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Return the training (before the split) and the test images."""
+        """Return the training images, before the split, and the test images."""
         ...

@@ -1,1 +1,1 @@
-"""Predictions to numbers, figures and words; nothing here knows a run."""
+"""Scores, figures, text and the HTML page of predictions; independent of fashion_lit.runs."""

@@ -1,8 +1,8 @@
-"""Whether one model is better than another beyond chance, on the same images.
+"""Test whether one model is significantly better than another on the same images.
 
     print(compare("a", "b", {0: predictions_a}, {0: predictions_b}).text)
 
-A model trained with several seeds is compared seed by seed.
+Models that were trained with several seeds are compared seed by seed.
 """
 
 import statistics
@@ -16,19 +16,21 @@ from fashion_lit.evaluation.narrative import percent
 from fashion_lit.evaluation.predictions import Predictions, same_images
 from fashion_lit.evaluation.statistics import mcnemar, student_interval
 
-LEVEL = 0.05  # of significance
+LEVEL = 0.05  # significance level
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two models differ.
+    """The difference between two models.
 
     Args:
-        text: in words.
-        p_values: McNemar's, by seed.
-        differences: second minus first accuracy, by seed.
-        only_first: images that only the first gets right, with the first common seed: (N,) bool.
-        only_second: images that only the second gets right: (N,) bool.
+        text: summary, one line per seed and a verdict.
+        p_values: p-values of McNemar's test, by seed.
+        differences: accuracy of the second model minus that of the first, by seed.
+        only_first: images that only the first model classifies correctly, with the lowest common
+            seed: (N,) bool.
+        only_second: images that only the second model classifies correctly, with the same seed:
+            (N,) bool.
     """
 
     text: str
@@ -44,9 +46,10 @@ def compare(
     first: Mapping[int, Predictions],
     second: Mapping[int, Predictions],
 ) -> Comparison:
-    """Compare two models' predictions by seed; raises UserError for other images or seeds.
+    """Compare two models' predictions by seed.
 
-    Single runs may have different seeds; several are paired by theirs.
+    Two single runs may have different seeds; several runs are paired by seed. Raises UserError if
+    the images or, with several runs, the seeds differ.
     """
     if len(first) == len(second) == 1:
         pairs = {seed: (*first.values(), *second.values()) for seed in first}
@@ -54,8 +57,8 @@ def compare(
         pairs = {seed: (first[seed], second[seed]) for seed in first.keys() & second.keys()}
         if len(pairs) < max(len(first), len(second)):
             raise UserError(
-                f"Expected both models with the same seeds, but got {sorted(first)} of "
-                f"{first_name} and {sorted(second)} of {second_name}."
+                f"Expected both models with the same seeds, but got {sorted(first)} for "
+                f"{first_name} and {sorted(second)} for {second_name}; name runs of the same seeds."
             )
     p_values, differences, lines = {}, {}, []
     for seed, (one, other) in sorted(pairs.items()):
@@ -64,11 +67,11 @@ def compare(
         counts = int(only_one.sum()), int(only_other.sum())
         p_values[seed] = mcnemar(*counts)
         differences[seed] = (counts[1] - counts[0]) / len(one.labels)
-        which = f"Seed {seed}: o" if len(pairs) > 1 else "O"
+        start = f"Seed {seed}: o" if len(pairs) > 1 else "O"
         lines.append(
-            f"{which}f {len(one.labels):,} images, only {first_name} gets {counts[0]} right, only "
-            f"{second_name} {counts[1]}: {100 * differences[seed]:+.2f} points, McNemar's "
-            f"p = {p_values[seed]:.2g}."
+            f"{start}f {len(one.labels):,} images, {counts[0]} are correct only with {first_name} "
+            f"and {counts[1]} only with {second_name}: {100 * differences[seed]:+.2f} points, "
+            f"McNemar's p = {p_values[seed]:.2g}."
         )
     one, other = pairs[min(pairs)]
     return Comparison(
@@ -86,19 +89,19 @@ def verdict(
     p_values: Mapping[int, float],
     differences: Mapping[int, float],
 ) -> str:
-    """Say which model is better, or that chance explains the difference."""
+    """Return a sentence: which model is better, or that the difference is not significant."""
     mean = statistics.fmean(differences.values())
     better, worse = (second_name, first_name) if mean > 0 else (first_name, second_name)
     if len(differences) > 1:
         low, high = student_interval(list(differences.values()))
-        beyond = not low <= 0 <= high
+        significant = not low <= 0 <= high
         basis = (
-            f"over {len(differences)} seeds, {100 * mean:+.2f} points, 95 % interval "
-            f"{100 * low:+.2f} to {100 * high:+.2f}, Student, paired"
+            f"{len(differences)} paired seeds: {100 * mean:+.2f} points, 95 % interval "
+            f"{100 * low:+.2f} to {100 * high:+.2f}, Student"
         )
     else:
-        beyond = min(p_values.values()) < LEVEL
-        basis = f"one run each, so the spread between seeds is not known; level {percent(LEVEL, 0)}"
-    if beyond:
-        return f"{better} is better than {worse} beyond chance ({basis})."
-    return f"Chance explains the difference between {first_name} and {second_name} ({basis})."
+        significant = min(p_values.values()) < LEVEL
+        basis = f"one run each, so the spread between seeds is unknown; level {percent(LEVEL, 0)}"
+    if significant:
+        return f"{better} is significantly better than {worse} ({basis})."
+    return f"The difference between {first_name} and {second_name} is not significant ({basis})."

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: curves, pictures with what a model says of them, calibration."""
+"""Figures of an evaluation: training curves, images with predictions, calibration, coverage."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,17 +13,17 @@ from fashion_lit.evaluation.scores import Bin
 
 RIGHT, WRONG = "#1a7f37", "#b42318"  # green, red
 TRAIN, VAL = "tab:blue", "tab:orange"
-COLUMNS = 6  # of a wall of pictures
-PICTURE, CAPTION, GAP = 112, 34, 4  # pixels of the wall: height and width, room above, beside
-PITCH = (PICTURE + CAPTION + GAP, PICTURE + 4 * GAP)  # of rows and columns
+COLUMNS = 6  # of the grid of images
+PICTURE, CAPTION, GAP = 112, 34, 4  # in pixels: image side, caption height, margin
+PITCH = (PICTURE + CAPTION + GAP, PICTURE + 4 * GAP)  # distance between rows, between columns
 
 
 def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
-    """Draw loss and accuracy of training and validation, and the learning rate, over epochs.
+    """Plot training and validation loss and accuracy, and the learning rate, over epochs.
 
     Args:
-        curves: by TensorBoard's tags; what is missing is left out.
-        num_epochs: that the curves' last step stands for.
+        curves: curves by TensorBoard tag; missing ones are left out.
+        num_epochs: number of epochs at the last step of the curves.
     """
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     panels = figure.subplots(1, 3)
@@ -54,44 +54,45 @@ def pictures_figure(
     class_names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Draw images with their true class, what is said of them instead, and how surely.
+    """Draw images with their true class, the predicted class if it is wrong, and the confidence.
 
     Args:
         images: (N, H, W), uint8 or in [0, 1].
-        labels: (N,) int64.
-        probabilities: (N, C).
+        labels: true classes (N,) int64.
+        probabilities: predicted probabilities (N, C).
         class_names: C names.
-        title: above all.
+        title: title of the figure, if any.
     """
     confidence, predicted = probabilities.max(1)
     num_rows = max(1, -(-len(images) // COLUMNS))
     width, height, above = 1.75 * COLUMNS, 2.05 * num_rows, 0.4 if title else 0.0  # inches
     figure = Figure(figsize=(width, height + above), dpi=100)
-    # One wall of pictures: axes and a layout of its own for each would take ten times as long.
+    # All images share one canvas: axes and a computed layout for each take ten times as long.
     axes = figure.add_axes((0, 0, 1, height / (height + above)))
     axes.set_axis_off()
-    wall = torch.zeros(num_rows * PITCH[0], COLUMNS * PITCH[1])
-    for place, image in enumerate(images.float()):
-        top, left = PITCH[0] * (place // COLUMNS) + CAPTION, PITCH[1] * (place % COLUMNS) + 2 * GAP
+    canvas = torch.zeros(num_rows * PITCH[0], COLUMNS * PITCH[1])
+    for index, image in enumerate(images.float()):
+        top, left = PITCH[0] * (index // COLUMNS) + CAPTION, PITCH[1] * (index % COLUMNS) + 2 * GAP
         low, high = image.aminmax()
         tile = F.interpolate(((image - low) / (high - low).clamp(min=1e-9))[None, None], PICTURE)
-        wall[top : top + PICTURE, left : left + PICTURE] = tile[0, 0]
-        label, guess = int(labels[place]), int(predicted[place])
-        sure = f"{100 * float(confidence[place]):.0f} %"
-        right = label == guess
-        told = class_names[label] if right else f"{class_names[label]}\n→ {class_names[guess]}"
-        told = f"{told}\n{sure}" if right else f"{told} {sure}"
-        color = RIGHT if right else WRONG
+        canvas[top : top + PICTURE, left : left + PICTURE] = tile[0, 0]
+        label, guess = int(labels[index]), int(predicted[index])
+        certainty = f"{100 * float(confidence[index]):.0f} %"
+        if label == guess:
+            color, caption = RIGHT, f"{class_names[label]}\n{certainty}"
+        else:
+            color = WRONG
+            caption = f"{class_names[label]}\n→ {class_names[guess]} {certainty}"
         middle = left + PICTURE / 2
-        axes.text(middle, top - GAP, told, color=color, fontsize=9, ha="center", va="bottom")
-    axes.imshow(wall.numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+        axes.text(middle, top - GAP, caption, color=color, fontsize=9, ha="center", va="bottom")
+    axes.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     if title:
         figure.suptitle(title)
     return figure
 
 
 def surest_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the indices of at most `count` mistakes, the most confident first: int64."""
+    """Return the indices (at most `count`,) int64 of the most confident mistakes, in this order."""
     confidence, predicted = probabilities.max(1)
     wrong = (predicted != labels).nonzero()[:, 0]
     order = confidence[wrong].argsort(descending=True, stable=True)
@@ -99,9 +100,9 @@ def surest_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> Tensor
 
 
 def example_grid(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the indices of `count` images for a grid, int64: two thirds as they come, some wrong.
+    """Choose images for a grid; return their indices (at most `count`,) int64 in ascending order.
 
-    The first images of the split, with its first mistakes in place of the last third, in order.
+    At most a third are the first mistakes of the split, the others its first correct predictions.
     """
     wrong = (predicted != labels).nonzero()[: count // 3, 0]
     right = (predicted == labels).nonzero()[: count - len(wrong), 0]
@@ -109,7 +110,7 @@ def example_grid(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Draw accuracy over confidence: a calibrated model is on the diagonal."""
+    """Draw the reliability diagram of confidence bins; a calibrated model is on the diagonal."""
     figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
@@ -125,12 +126,12 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
 
 
 def coverage_figure(kept: Tensor, accuracy: Tensor) -> Figure:
-    """Draw the accuracy on the surest images, over the share of images that are kept, (N,) each."""
+    """Plot the accuracy on the most confident predictions over their share `kept`, (N,) each."""
     figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    first = max(1, len(kept) // 100)  # the first per cent jumps from image to image
+    first = max(1, len(kept) // 100)  # the first percent is noisy
     axes.plot(kept[first - 1 :].numpy(), accuracy[first - 1 :].numpy(), color=TRAIN)
-    axes.set_xlabel("share of images answered, the most confident first")
-    axes.set_ylabel("accuracy on them")
+    axes.set_xlabel("share of images, the most confident first")
+    axes.set_ylabel("accuracy on this share")
     axes.grid(alpha=0.3)
     return figure

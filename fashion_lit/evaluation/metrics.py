@@ -1,7 +1,7 @@
-"""The metrics of one split, kept as two running tensors: a confusion matrix and a loss sum.
+"""Metrics of one split, accumulated in two tensors: a confusion matrix and a loss sum.
 
-`update` costs a few small operations a step and never waits for the device; accuracy and each
-class's precision, recall and F1 all follow from the confusion matrix at the epoch's end.
+`update` costs a few small operations per step and never synchronises with the device; accuracy and
+per-class precision, recall and F1 are computed from the confusion matrix at the end of an epoch.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from torchmetrics import Metric
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Count (true class, predicted class) pairs: (N,), (N,) int64 -> (C, C) float32.
 
-    Exact up to 2**24 images, in whatever order a GPU adds, and unlike a bincount it does not make
-    one wait for the CPU.
+    Counts are exact up to 2**24 images, in any order of summation on a GPU. Unlike
+    `torch.bincount`, this does not synchronise the GPU with the CPU.
     """
     counts = torch.zeros(num_classes, num_classes, device=labels.device)
     add_confusions(counts, predicted, labels)
@@ -24,13 +24,13 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
 
 
 def add_confusions(counts: Tensor, predicted: Tensor, labels: Tensor) -> None:
-    """Add (true class, predicted class) pairs, int64 (N,) each, to counts (C, C), in place."""
+    """Add (true class, predicted class) pairs, (N,) int64 each, to `counts` (C, C), in place."""
     pairs = torch.add(predicted, labels, alpha=len(counts))
     counts.view(-1).index_add_(0, pairs, torch.ones_like(pairs, dtype=counts.dtype))
 
 
 class ClassScores(NamedTuple):
-    """Per-class scores, each (C,) float64 in [0, 1], and support, the true images (C,) int64."""
+    """Per-class scores, (C,) float64 in [0, 1] each, and support, (C,) int64 counts of images."""
 
     precision: Tensor
     recall: Tensor
@@ -38,7 +38,7 @@ class ClassScores(NamedTuple):
     support: Tensor
 
     def average(self, kind: Literal["macro", "weighted"]) -> tuple[float, float, float]:
-        """Return precision, recall and F1, averaged over classes, or weighted by their support."""
+        """Return mean precision, recall and F1 over classes, unweighted or weighted by support."""
         columns = torch.stack([self.precision, self.recall, self.f1])
         if kind == "macro":
             averages = columns.mean(1)
@@ -49,9 +49,9 @@ class ClassScores(NamedTuple):
 
 
 def class_scores(confusion: Tensor) -> ClassScores:
-    """Per-class scores of a confusion matrix (C, C) of counts, true classes in rows.
+    """Compute per-class scores of a confusion matrix (C, C) of counts, true classes in rows.
 
-    Where a score is 0 / 0 (a class never predicted, or absent) it is 0, as in scikit-learn.
+    A score of 0 / 0 (for a class that is absent or never predicted) is 0, as in scikit-learn.
     """
     confusion = confusion.double()
     hits, predicted, support = confusion.diagonal(), confusion.sum(0), confusion.sum(1)
@@ -64,10 +64,10 @@ def class_scores(confusion: Tensor) -> ClassScores:
 
 
 class ClassificationMetrics(Metric):
-    """Confusion matrix and mean loss over an epoch, summed over all ranks.
+    """Accumulate the confusion matrix and the loss over an epoch; `compute` sums over all ranks.
 
     Args:
-        num_classes: C.
+        num_classes: number of classes, C.
     """
 
     full_state_update = False
@@ -80,13 +80,13 @@ class ClassificationMetrics(Metric):
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
     def reset(self) -> None:
-        """Start anew, in float32 also where the classifier is in bf16: counts must be exact."""
+        """Reset to zero in float32, also in a bf16 classifier, because counts must be exact."""
         super().reset()
         self.set_dtype(torch.float32)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (B, C), labels (B,) int64, loss () the batch's mean."""
-        # In place: assigning to an attribute of a module takes longer than adding.
+        """Add a batch: logits (B, C), labels (B,) int64 and the batch's mean loss ()."""
+        # In place, because assigning a module's attribute takes longer than the addition.
         add_confusions(self.confusion, logits.argmax(1), labels)
         self.loss_sum.add_(loss.detach(), alpha=len(labels))
 
@@ -100,12 +100,12 @@ class ClassificationMetrics(Metric):
         }
 
     def totals(self) -> dict[str, Tensor]:
-        """Return what was added so far on this rank: "confusion" (C, C) and "loss_sum" ()."""
+        """Return this rank's totals so far: "confusion" (C, C) and "loss_sum" ()."""
         return {"confusion": self.confusion, "loss_sum": self.loss_sum}
 
     def restore(self, totals: Mapping[str, Tensor]) -> None:
-        """Go on from `totals` of an earlier process."""
+        """Continue from the `totals` of an earlier process."""
         self.reset()
         self.confusion.copy_(totals["confusion"])
         self.loss_sum.copy_(totals["loss_sum"])
-        self._update_count = 1  # else `compute` warns that nothing was added
+        self._update_count = 1  # otherwise `compute` warns that `update` was never called

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation say, in sentences.
+"""Describe the scores of an evaluation in sentences.
 
 for sentence in describe(scores, "test", CLASS_NAMES): …
 """
@@ -8,27 +8,27 @@ from collections.abc import Mapping, Sequence
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.scores import Confusion, Scores
 
-NUM_CONFUSIONS = 4  # pairs of classes that are named
-OVERFIT_POINTS = 3.0  # of accuracy between training and validation, from which on it is named so
-CALIBRATED_POINTS = 1.0  # between confidence and accuracy, up to which they agree
+NUM_CONFUSIONS = 4  # pairs of classes to list
+OVERFIT_POINTS = 3.0  # percentage points of accuracy; a larger train-validation gap is overfitting
+CALIBRATED_POINTS = 1.0  # percentage points; largest gap of a calibrated model
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """Write a share in [0, 1] as a percentage."""
+    """Format a share in [0, 1] as a percentage."""
     return f"{100 * share:.{digits}f} %"
 
 
 def describe(scores: Scores, split: str, class_names: Sequence[str]) -> list[str]:
-    """Return what one split's scores say: accuracy, classes, confusions, confidence."""
-    told = [describe_accuracy(scores, split)]
-    told += describe_classes(scores, class_names)
-    told.append(describe_confusions(scores.confusions))
-    told.append(describe_calibration(scores))
-    return told
+    """Return sentences on one split's accuracy, classes, confusions and calibration."""
+    sentences = [describe_accuracy(scores, split)]
+    sentences += describe_classes(scores, class_names)
+    sentences.append(describe_confusions(scores.confusions))
+    sentences.append(describe_calibration(scores))
+    return sentences
 
 
 def describe_accuracy(scores: Scores, split: str) -> str:
-    """Name accuracy, its interval, and macro F1 where every class has images."""
+    """State accuracy, its interval and, if every class has images, macro F1."""
     low, high = scores.interval
     names = {"val": "Validation", "test": "Test"}
     text = (
@@ -41,33 +41,34 @@ def describe_accuracy(scores: Scores, split: str) -> str:
 
 
 def describe_classes(scores: Scores, class_names: Sequence[str]) -> list[str]:
-    """Name the best and the worst class, those never predicted, and those without images."""
+    """List the best and the worst class, classes never predicted and classes without images."""
     present = [i for i in range(len(class_names)) if bool(scores.present[i])]
     f1 = scores.classes.f1.tolist()
     best, worst = max(present, key=lambda i: f1[i]), min(present, key=lambda i: f1[i])
     precision, recall = scores.classes.precision.tolist(), scores.classes.recall.tolist()
-    told = []
+    sentences = []
     if f1[best] == f1[worst]:
-        told.append(f"All classes are recognised equally well (F1 {f1[best]:.3f}).")
+        sentences.append(f"All classes are recognised equally well (F1 {f1[best]:.3f}).")
     else:
-        told.append(
-            f"Best is {class_names[best]} (F1 {f1[best]:.3f}), worst is {class_names[worst]} "
-            f"(F1 {f1[worst]:.3f}: precision {precision[worst]:.3f}, recall {recall[worst]:.3f})."
+        sentences.append(
+            f"The best class is {class_names[best]} (F1 {f1[best]:.3f}), the worst is "
+            f"{class_names[worst]} (F1 {f1[worst]:.3f}: precision {precision[worst]:.3f}, "
+            f"recall {recall[worst]:.3f})."
         )
     predicted = scores.confusion.sum(0)
     never = [class_names[i] for i in present if predicted[i] == 0]
     if never:
-        told.append(f"Never predicted: {', '.join(never)}.")
+        sentences.append(f"Never predicted: {', '.join(never)}.")
     absent = [name for i, name in enumerate(class_names) if i not in present]
     if absent:
-        told.append(f"Without images here, so without scores: {', '.join(absent)}.")
-    return told
+        sentences.append(f"No images, and therefore no scores: {', '.join(absent)}.")
+    return sentences
 
 
 def describe_confusions(confusions: Sequence[Confusion]) -> str:
-    """Name the largest confusions in both directions, with counts."""
+    """List the most frequent confusions, with counts in both directions."""
     if not confusions:
-        return "No image is mistaken."
+        return "Every image is classified correctly."
     total = sum(pair.first_as_second + pair.second_as_first for pair in confusions)
     largest = confusions[:NUM_CONFUSIONS]
     share = sum(pair.first_as_second + pair.second_as_first for pair in largest) / total
@@ -80,7 +81,7 @@ def describe_confusions(confusions: Sequence[Confusion]) -> str:
 
 
 def describe_calibration(scores: Scores) -> str:
-    """Say whether the model is calibrated."""
+    """State whether the model is calibrated, overconfident or underconfident."""
     gap = 100 * (scores.mean_confidence - scores.accuracy)
     if abs(gap) <= CALIBRATED_POINTS:
         verdict = "well calibrated"
@@ -96,7 +97,7 @@ def describe_calibration(scores: Scores) -> str:
 
 
 def describe_fit(curves: Mapping[str, Curve]) -> str:
-    """Read the gap between training and validation accuracy in the last epoch; "" if unknown."""
+    """Interpret the last epoch's gap between training and validation accuracy; "" if unknown."""
     found = [curves.get(f"{split}/accuracy") for split in ("train", "val")]
     if not found[0] or not found[1]:
         return ""
@@ -110,7 +111,7 @@ def describe_fit(curves: Mapping[str, Curve]) -> str:
         return text + "the model overfits; augmentation may help."
     if gap < 0:
         return text + (
-            "augmented images and dropout make training harder than validation; longer training, "
-            "or a larger network, may help."
+            "augmentation and dropout make training harder than validation; longer training or "
+            "a larger network may help."
         )
     return text + "the model hardly overfits."

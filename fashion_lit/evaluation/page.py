@@ -1,8 +1,8 @@
-"""Write an evaluation into a directory: report.html, and its parts as files.
+"""Write an evaluation to a directory: report.html, and its tables and figures as files.
 
     write_evaluation(Path("runs/first/report"), evaluation)
 
-report.html is self-contained: figures are embedded, nothing is fetched.
+report.html is self-contained: figures are embedded and no external resources are loaded.
 """
 
 import base64
@@ -39,34 +39,34 @@ SPLIT_NAMES = {"val": "validation images", "test": "test images"}
 NUM_PICTURES = 24
 UNKNOWN = "–"
 AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
-# The page's sections of figures: title, and the figures' names and captions.
+# Figure sections of the page: (title, {figure name: caption}).
 SECTIONS = (
-    ("Confusions", {"confusion_matrix": "counts, and shares of the true class, in rows"}),
+    ("Confusions", {"confusion_matrix": "counts and shares of the true class, in rows"}),
     ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
     (
         "Confidence",
         {
             "reliability": "accuracy at each level of confidence",
-            "coverage": "accuracy if only the most confident predictions count",
+            "coverage": "accuracy on the most confident share of the predictions",
         },
     ),
-    ("Predictions", {"predictions": "the first images and the first mistakes among them"}),
+    ("Predictions", {"predictions": "the first correct predictions and the first mistakes"}),
     (
         "The most confident mistakes",
-        {"mistakes": "true class → predicted class; some are errors of the labels"},
+        {"mistakes": "true class → predicted class; some are label errors"},
     ),
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model, or an ensemble, on one split.
+    """The result of one model, or an ensemble, on one split.
 
     Args:
-        name: of the model.
+        name: name of the model.
         split: "val" or "test".
-        predictions: of every image.
-        scores: of the predictions.
+        predictions: predictions of every image of the split.
+        scores: scores of the predictions.
     """
 
     name: str
@@ -77,18 +77,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a report shows.
+    """The content of an evaluation page.
 
     Args:
-        title: of the page.
-        subtitle: what the model is.
-        main: the result that the page is about.
-        results: all of them, members of an ensemble included.
-        notices: what to know before reading.
-        curves: by TensorBoard's tags; {} for an ensemble.
-        num_epochs: that the curves stand for.
-        settings: of the run, as text.
-        with_references: whether the reports' figures are comparable: the real test set.
+        title: title of the page.
+        subtitle: description of the model.
+        main: result that the page describes in detail.
+        results: all results, including those of an ensemble's members.
+        notices: warnings at the top of the page.
+        curves: training curves by TensorBoard tag; {} for an ensemble.
+        num_epochs: number of epochs at the last step of the curves.
+        settings: settings of the run, as text.
+        with_references: compare with the course reports, which used the real test set.
     """
 
     title: str
@@ -103,14 +103,14 @@ class Evaluation:
 
 
 def write_evaluation(output: Path, evaluation: Evaluation) -> None:
-    """Write all files of a report into a directory, which is made if it is missing."""
+    """Write all files of an evaluation to `output`, which is created if missing."""
     output.mkdir(parents=True, exist_ok=True)
     scores = evaluation.main.scores
     table = classification_report(scores.confusion, CLASS_NAMES)
     write_atomically(output / "classification_report.txt", table)
     write_atomically(output / "classification_report.csv", class_table(scores))
     metrics: dict[str, float] = {}
-    for result in evaluation.results:  # the page's own model's have no prefix
+    for result in evaluation.results:  # the main model's metrics have no prefix
         prefix = "" if result.name == evaluation.main.name else f"{result.name}/"
         metrics |= {prefix + key: value for key, value in flat_metrics(result).items()}
     write_atomically(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -121,7 +121,7 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
 
 
 def flat_metrics(result: Result) -> dict[str, float]:
-    """Return a result's numbers by name, "test/f1/Shirt", named as in a run's metrics.json."""
+    """Return a result's metrics by name, such as "test/f1/Shirt", as in a run's metrics.json."""
     scores, split = result.scores, result.split
     numbers: dict[str, float] = {
         "accuracy": scores.accuracy,
@@ -143,7 +143,7 @@ def flat_metrics(result: Result) -> dict[str, float]:
 
 
 def class_table(scores: Scores) -> str:
-    """Return the scores by class as CSV, with every digit; a class without images has none."""
+    """Return per-class scores as CSV in full precision, empty for classes without images."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["class", "precision", "recall", "f1", "support"])
@@ -157,7 +157,7 @@ def class_table(scores: Scores) -> str:
 
 
 def draw(evaluation: Evaluation) -> dict[str, Figure]:
-    """Return the figures, by the names of their files."""
+    """Draw the figures; return them by file name without suffix."""
     predictions, scores = evaluation.main.predictions, evaluation.main.scores
     labels, probabilities = predictions.labels, predictions.probabilities
     figures = {"confusion_matrix": confusion_matrix_figure(scores.confusion, CLASS_NAMES)}
@@ -178,7 +178,7 @@ def draw(evaluation: Evaluation) -> dict[str, Figure]:
 
 
 def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
-    """Return the HTML page."""
+    """Render the HTML page; `figures` are PNG files by name."""
     main = evaluation.main
     references = REPORTS if evaluation.with_references and main.split == "test" else ()
     return (
@@ -202,14 +202,14 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
 
 
 def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the sections that have figures, each figure as base64."""
+    """Return the non-empty figure sections, with each figure as base64."""
     sections = []
     for title, captions in SECTIONS:
         parts = [
             {
                 "caption": caption,
                 "data": base64.b64encode(figures[name]).decode(),
-                "wide": len(captions) == 1,  # scrolls on a phone
+                "wide": len(captions) == 1,  # scrolls horizontally on a narrow screen
             }
             for name, caption in captions.items()
             if name in figures
@@ -220,28 +220,28 @@ def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
-    """Return what the numbers say, in words."""
+    """Return the summary of the page, one sentence per item."""
     main = evaluation.main
-    told = describe(main.scores, main.split, CLASS_NAMES)
+    summary = describe(main.scores, main.split, CLASS_NAMES)
     if fit := describe_fit(evaluation.curves):
-        told.append(fit)
+        summary.append(fit)
     kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)
-    place = max(0, round(0.9 * len(kept)) - 1)
-    most_confident = percent(float(accuracy[place]))
-    told.append(f"On the most confident 90 % of the images, accuracy is {most_confident}.")
+    last = max(0, round(0.9 * len(kept)) - 1)
+    most_confident = percent(float(accuracy[last]))
+    summary.append(f"On the most confident 90 % of the images, accuracy is {most_confident}.")
     if evaluation.with_references and main.split == "test":
         for reference in REPORTS:
             gap = 100 * (main.scores.accuracy - reference.accuracy)
-            where = "above" if gap >= 0 else "below"
-            told.append(
-                f"Accuracy is {abs(gap):.2f} points {where} {reference.name}'s "
+            relation = "above" if gap >= 0 else "below"
+            summary.append(
+                f"Accuracy is {abs(gap):.2f} points {relation} {reference.name}'s "
                 f"{percent(reference.accuracy)} ({reference.protocol})."
             )
-    return told
+    return summary
 
 
 def headline(result: Result) -> list[tuple[str, str]]:
-    """Return the page's first numbers, by name."""
+    """Return the headline numbers of the page as (name, value) pairs."""
     scores = result.scores
     return [
         (f"accuracy, {SPLIT_NAMES[result.split]}", percent(scores.accuracy)),
@@ -252,12 +252,12 @@ def headline(result: Result) -> list[tuple[str, str]]:
 
 
 def macro_f1(scores: Scores) -> str:
-    """Write macro F1, if every class has images."""
+    """Format macro F1, or return UNKNOWN if a class has no images."""
     return f"{scores.classes.average('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
 
 
 def result_row(result: Result) -> list[str]:
-    """Return one model's row of the table of all results."""
+    """Return one result's row of the table of models and splits."""
     scores = result.scores
     return [
         result.name,
@@ -271,20 +271,20 @@ def result_row(result: Result) -> list[str]:
 
 
 def class_rows(scores: Scores, references: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return each class's row: scores, and the reports' F1 with the difference in points."""
+    """Return each class's row: scores, and the course reports' F1 with the difference."""
     rows = []
     for i, name in enumerate(CLASS_NAMES):
         known = bool(scores.present[i])
         columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
         cells = [f"{float(column[i]):.3f}" if known else UNKNOWN for column in columns]
-        told = []
+        comparisons = []
         for reference in references:
             f1 = reference.classes[name][2]
             gap = round(float(scores.classes.f1[i]) - f1, 3)
             text = f"{'+' if gap > 0 else '−' if gap < 0 else ''}{abs(gap):.3f}"
-            told.append((f"{f1:.3f}", text if known else UNKNOWN))
+            comparisons.append((f"{f1:.3f}", text if known else UNKNOWN))
         cells.append(f"{int(scores.classes.support[i]):,}")
-        rows.append({"name": name, "cells": cells, "references": told})
+        rows.append({"name": name, "cells": cells, "references": comparisons})
     return rows
 
 

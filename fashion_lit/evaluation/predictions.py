@@ -1,4 +1,4 @@
-"""What models say of the images of a split."""
+"""Predictions of models on the images of a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ Split = Literal["val", "test"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each image of a split.
+    """A model's predictions for each image of a split.
 
     Args:
-        probabilities: (N, 10) float32, each row adds up to 1.
-        labels: (N,) int64.
+        probabilities: class probabilities (N, 10) float32; each row sums to 1.
+        labels: true classes (N,) int64.
         images: (N, 28, 28) uint8.
     """
 
@@ -28,22 +28,22 @@ class Predictions:
 
     @property
     def predicted(self) -> Tensor:
-        """The likeliest class of each image: (N,) int64."""
+        """The most probable class of each image: (N,) int64."""
         return self.probabilities.argmax(1)
 
     @property
     def correct(self) -> Tensor:
-        """Which images are recognised: (N,) bool."""
+        """Whether each image is classified correctly: (N,) bool."""
         return self.predicted == self.labels
 
     @property
     def confidence(self) -> Tensor:
-        """The likeliest class's probability: (N,) float32."""
+        """The probability of the predicted class: (N,) float32."""
         return self.probabilities.max(1).values
 
 
 def same_images(members: Sequence[Predictions]) -> None:
-    """Raise UserError unless all predictions are of the same images, in the same order."""
+    """Raise UserError unless all members predict the same images, in the same order."""
     for other in members[1:]:
         if not torch.equal(members[0].images, other.images):
             raise UserError(
@@ -53,7 +53,10 @@ def same_images(members: Sequence[Predictions]) -> None:
 
 
 def ensemble(members: Sequence[Predictions]) -> Predictions:
-    """Return the mean of the members' probabilities; raises UserError unless they saw the same."""
+    """Return predictions with the members' mean probabilities.
+
+    Raises UserError unless all members predict the same images.
+    """
     same_images(members)
     mean = torch.stack([member.probabilities for member in members]).mean(0)
     return Predictions(mean, members[0].labels, members[0].images)

@@ -1,4 +1,4 @@
-"""What predictions are worth: probabilities (N, C) and labels (N,) in, numbers out.
+"""Score predictions, given as probabilities (N, C) and labels (N,).
 
 scores = score(probabilities, labels, CLASS_NAMES)
 scores.accuracy, scores.interval, scores.confusions[0]
@@ -14,11 +14,11 @@ from torch import Tensor
 from fashion_lit.evaluation.metrics import ClassScores, class_scores, confusion_matrix
 from fashion_lit.evaluation.statistics import wilson_interval
 
-NUM_BINS = 15  # of confidence, for calibration: Guo et al. 2017
+NUM_BINS = 15  # of confidence, for the calibration error: Guo et al. 2017
 
 
 class Confusion(NamedTuple):
-    """How often two classes are taken for each other, counts of images."""
+    """How often two classes are confused with each other, in images."""
 
     first: str
     second: str
@@ -27,7 +27,7 @@ class Confusion(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """The images whose confidence lies in one of NUM_BINS equal bins; means in [0, 1]."""
+    """One of NUM_BINS confidence bins of equal width: mean confidence, accuracy, both in [0, 1]."""
 
     confidence: float
     accuracy: float
@@ -36,19 +36,19 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything a report says of one split.
+    """All scores of one split.
 
     Args:
-        num_images: N.
+        num_images: number of images, N.
         accuracy: in [0, 1].
-        interval: its 95 % interval, Wilson's.
-        classes: per class.
+        interval: 95 % Wilson interval of the accuracy.
+        classes: per-class scores.
         confusion: counts (C, C), true classes in rows.
         log_loss: mean negative log-likelihood of the true class, in nats.
-        calibration_error: expected, in [0, 1], NUM_BINS bins.
+        calibration_error: expected calibration error in [0, 1], over NUM_BINS bins.
         mean_confidence: mean of each image's largest probability.
-        bins: of confidence, those that hold images.
-        confusions: pairs of classes, the most frequent first; none that never happens.
+        bins: non-empty confidence bins.
+        confusions: pairs of classes that are confused at least once, the most frequent first.
     """
 
     num_images: int
@@ -64,12 +64,12 @@ class Scores:
 
     @property
     def present(self) -> Tensor:
-        """Which classes have true images: (C,) bool."""
+        """Whether each class has images in the split: (C,) bool."""
         return self.classes.support > 0
 
 
 def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> Scores:
-    """Score predictions: probabilities (N, C) that add up to 1, labels (N,) int64."""
+    """Score predictions: probabilities (N, C) with rows that sum to 1, labels (N,) int64."""
     probabilities = probabilities.double()
     confidence, predicted = probabilities.max(1)
     num_classes = len(class_names)
@@ -77,7 +77,7 @@ def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> 
     correct = predicted == labels
     num_images = len(labels)
     bins = confidence_bins(confidence, correct)
-    # Of a probability that rounds to 0 the logarithm would be infinite.
+    # A probability that underflows to 0 would have an infinite loss.
     tiny = torch.finfo(torch.float32).tiny
     likelihood = probabilities.gather(1, labels[:, None]).clamp(min=tiny)
     return Scores(
@@ -95,7 +95,12 @@ def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> 
 
 
 def confidence_bins(confidence: Tensor, correct: Tensor) -> list[Bin]:
-    """Group images by confidence (N,) into equal bins: a reliability diagram's points."""
+    """Group images by confidence into bins of equal width, the points of a reliability diagram.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,) bool.
+    """
     edges = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
     places = torch.bucketize(confidence, edges[1:-1])
     bins = []
@@ -110,15 +115,15 @@ def confidence_bins(confidence: Tensor, correct: Tensor) -> list[Bin]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the expected calibration error, in [0, 1]: Naeini et al. 2015."""
+    """Return the expected calibration error in [0, 1], Naeini et al. 2015."""
     gaps = (b.num_images * abs(b.accuracy - b.confidence) for b in bins)
     return sum(gaps) / sum(b.num_images for b in bins)
 
 
 def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[Confusion]:
-    """List the pairs of classes that are taken for each other, the most frequent first.
+    """List the pairs of classes that are confused with each other, the most frequent first.
 
-    The class that is mistaken more often comes first in its pair.
+    The first class of a pair is the one that is more often predicted as the other.
     """
     counts = confusion.long().tolist()
     pairs = []
@@ -131,7 +136,14 @@ def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[Confus
 
 
 def coverage_curve(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the share of images kept, (N,), and the accuracy on them, the surest first."""
+    """Return the share of images kept and the accuracy on them, (N,) float64 each.
+
+    Images are kept in order of decreasing confidence; entry i is for the i + 1 most confident ones.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,) bool.
+    """
     hits = correct[confidence.argsort(descending=True, stable=True)].double().cumsum(0)
     kept = torch.arange(1, len(hits) + 1, dtype=torch.float64)
     return kept / len(hits), hits / kept

@@ -1,17 +1,20 @@
-"""Intervals and tests: Wilson, Student, McNemar."""
+"""Confidence intervals (Wilson, Student) and McNemar's test."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-Z_95 = 1.959964  # of the normal distribution, 97.5 %
-# Of Student's distribution, 97.5 %, for 1 to 10 degrees of freedom; for more, the last errs on the
-# side of caution.
+Z_95 = 1.959964  # 97.5 % quantile of the normal distribution
+# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom; the last one serves for more, too,
+# which makes the interval slightly too wide.
 STUDENT_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def wilson_interval(num_hits: int, num_trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the interval of a share, Wilson 1927: it stays in [0, 1] and fits 0 and 1 too."""
+    """Return the confidence interval of a share, Wilson 1927.
+
+    It stays in [0, 1] and is valid for shares of 0 and 1, too.
+    """
     share = num_hits / num_trials
     center = share + z * z / (2 * num_trials)
     half = z * math.sqrt(share * (1 - share) / num_trials + z * z / (4 * num_trials**2))
@@ -27,13 +30,13 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mcnemar(num_only_first: int, num_only_second: int) -> float:
-    """Return the p-value of two classifiers being equally good, exact: McNemar 1947.
+    """Return the exact two-sided p-value of the null hypothesis of equal accuracy, McNemar 1947.
 
     Args:
-        num_only_first: images that only the first gets right.
-        num_only_second: images that only the second gets right.
+        num_only_first: number of images that only the first model classifies correctly.
+        num_only_second: number of images that only the second model classifies correctly.
     """
     total = num_only_first + num_only_second
     fewer = min(num_only_first, num_only_second)
     tail = sum(math.comb(total, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total)  # whole numbers until here: exact for any size
+    return min(1.0, 2 * tail / 2**total)  # integers up to here, so exact for any size

@@ -1,4 +1,4 @@
-"""Tables and figures of what a model does: numbers in, text and figures out."""
+"""The classification report as text and the confusion matrix as a figure."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,14 @@ from fashion_lit.evaluation.metrics import class_scores
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], *, digits: int = 3) -> str:
-    """Return the table of both reports, laid out as scikit-learn's `classification_report`.
+    """Return precision, recall, F1 and support in the format of scikit-learn's function.
+
+    Both course reports print this table.
 
     Args:
         confusion: counts (C, C), true classes in rows.
         class_names: C names.
-        digits: decimals of precision, recall and F1.
+        digits: number of decimals of precision, recall and F1.
     """
     scores = class_scores(confusion)
     columns = (scores.precision, scores.recall, scores.f1)
@@ -39,11 +41,11 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], *, digi
 
 
 def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw counts (C, C), true classes in rows, and each as a share of its row, the colour."""
+    """Draw a confusion matrix (C, C) of counts, true classes in rows; colours are row shares."""
     counts = confusion.double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     figure = Figure(figsize=(6.8, 6.4), dpi=100)
-    axes = figure.add_axes((0.16, 0.14, 0.83, 0.85))  # a computed layout takes twice as long
+    axes = figure.add_axes((0.16, 0.14, 0.83, 0.85))  # twice as fast as a computed layout
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row in range(len(class_names)):
         for column in range(len(class_names)):

@@ -1,1 +1,1 @@
-"""Networks, and the two LightningModules that train them."""
+"""Networks and the LightningModules that train them."""

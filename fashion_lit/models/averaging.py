@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, and its batch statistics.
+"""Exponential moving average (EMA) of the weights, with recomputed batch statistics.
 
 The averaged network is `classifier.average`, which `.eval()` selects; `WeightAveraging` updates it.
 """
@@ -16,49 +16,50 @@ from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule, TrainBatches
 
-NUM_STATISTICS_IMAGES = 2048  # at least; twice as many gave the default run no more
+NUM_STATISTICS_IMAGES = 2048  # minimum; twice as many do not improve the default run
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-AVERAGE_EVERY_STEPS = 5  # as often as airbench does; each update reads and writes all weights
+AVERAGE_EVERY_STEPS = 5  # as in airbench; each update reads and writes all weights
 
 
 def ema_decay_at(num_steps_done: int, decay: float) -> float:
-    """Return the average's decay over AVERAGE_EVERY_STEPS steps: less at first, where all is new.
+    """Return the decay of an update after `num_steps_done` steps, smaller early in training.
 
-    The ramp is Polyak averaging's: the k-th update decays by at most (1 + k) / (10 + k).
+    An update covers AVERAGE_EVERY_STEPS steps, `decay` is per step. The warm-up is that of Polyak
+    averaging: the decay of the k-th update is at most (1 + k) / (10 + k).
     """
     num_updates = num_steps_done // AVERAGE_EVERY_STEPS
     return min(decay**AVERAGE_EVERY_STEPS, (1 + num_updates) / (10 + num_updates))
 
 
 def weights_and_statistics(module: nn.Module) -> list[Tensor]:
-    """Return all floating-point parameters and buffers, without their gradients."""
+    """Return all floating-point parameters and buffers, detached."""
     tensors = (*module.parameters(), *module.buffers())
     return [t.detach() for t in tensors if t.is_floating_point()]
 
 
 class WeightAveraging(L.Callback):
-    """Updates a classifier's averaged network during training.
+    """Update a classifier's averaged network during training.
 
-    Every AVERAGE_EVERY_STEPS steps the averaged weights follow those of the trained network. Before
-    each validation, the batch statistics of the averaged network are computed anew from training
-    images: an average of the statistics of many networks is not that of their average, Izmailov et
-    al. 2018, https://arxiv.org/abs/1803.05407
+    Every AVERAGE_EVERY_STEPS steps the averaged weights move towards those of the trained network.
+    Before each validation, the batch statistics of the averaged network are recomputed from
+    training images, because averaging the statistics of many networks does not give those of the
+    averaged network: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
 
     Args:
-        decay: share of itself that the average keeps in a step.
+        decay: share of the previous average that is kept per step.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self._averaged: list[Tensor] = []
-        self._followed: list[Tensor] = []
+        self._trained: list[Tensor] = []
         self._updated_at = 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         classifier: Any = pl_module
         self._averaged = weights_and_statistics(classifier.average)
-        self._followed = weights_and_statistics(classifier.network)
+        self._trained = weights_and_statistics(classifier.network)
         self._updated_at = trainer.global_step
 
     @override
@@ -72,10 +73,10 @@ class WeightAveraging(L.Callback):
     ) -> None:
         num_steps = trainer.global_step
         if num_steps % AVERAGE_EVERY_STEPS or num_steps == self._updated_at:
-            return  # with gradient accumulation, several batches are one step
+            return  # with gradient accumulation, several batches make one step
         self._updated_at = num_steps
         update = get_ema_multi_avg_fn(ema_decay_at(num_steps, self.decay))
-        update(self._averaged, self._followed, None)  # pyright: ignore[reportArgumentType]
+        update(self._averaged, self._trained, None)  # pyright: ignore[reportArgumentType]
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,13 +88,13 @@ class WeightAveraging(L.Callback):
         batches = statistics_batches(datamodule, pl_module.device)
         precision = trainer.precision_plugin
         with precision.forward_context():
-            renew_statistics(classifier.average, norms, map(precision.convert_input, batches))
+            recompute_statistics(classifier.average, norms, map(precision.convert_input, batches))
 
 
 def statistics_batches(
     datamodule: FashionMNISTDataModule, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield batches (B, C, H, W) of augmented training images, the same at each call and rank."""
+    """Yield batches (B, 1, H, W) of augmented training images, identical on every call and rank."""
     batches = TrainBatches(datamodule).draw(epoch=0)
     num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
     for images, _ in islice(batches, num_batches):
@@ -101,30 +102,30 @@ def statistics_batches(
 
 
 def trained_norms(average: nn.Module, network: nn.Module) -> list[BatchNorm]:
-    """Return the batch normalisations of `average` whose twins in `network` are trained."""
+    """Return the batch normalisations of `average` whose counterparts in `network` are trained."""
     pairs = zip(average.modules(), network.modules(), strict=True)
     return [
         norm
-        for norm, twin in pairs
-        if isinstance(norm, BatchNorm) and any(p.requires_grad for p in twin.parameters())
+        for norm, counterpart in pairs
+        if isinstance(norm, BatchNorm) and any(p.requires_grad for p in counterpart.parameters())
     ]
 
 
 @torch.no_grad()
-def renew_statistics(
+def recompute_statistics(
     network: nn.Module, norms: Sequence[BatchNorm], batches: Iterable[Tensor]
 ) -> None:
-    """Replace the running statistics of `norms` by their means over batches of images.
+    """Replace the running statistics of `norms` by their means over `batches` (B, C, H, W).
 
-    All else stays in evaluation mode. With `swa_utils.update_bn` dropout would draw, from a state
-    that a resumed run does not have.
+    All other modules stay in evaluation mode. `swa_utils.update_bn` would leave dropout active,
+    which draws from a generator state that a resumed run does not have.
     """
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for plain means
+        norm.momentum = None  # None makes torch compute cumulative means
         norm.train()
     for images in batches:
         network(images)

@@ -1,4 +1,4 @@
-"""What every classifier shares: loss, metrics, optimizer and schedule around a network."""
+"""Base class of the classifiers: loss, metrics, optimizer and schedule around a network."""
 
 import copy
 from collections.abc import Mapping
@@ -32,20 +32,21 @@ PLAIN_SCHEDULER = {"name": "constant"}
 
 
 class ImageClassifier(L.LightningModule):
-    """Trains `network`: images (B, 1, H, W) float -> logits (B, 10). Subclasses choose it.
+    """Train `network`, which maps images (B, 1, H, W) float to logits (B, 10).
 
-    Constructor arguments are plain values, kept in the checkpoint as hyperparameters, so
-    `load_from_checkpoint(path)` needs nothing else and loads with `weights_only=True`.
+    A subclass builds the network from plain values and stores them in the checkpoint as
+    hyperparameters, so that `load_from_checkpoint(path)` needs no arguments and loads with
+    `weights_only=True`.
 
     Args:
-        network: the network.
-        label_smoothing: share of the target spread over all classes, Szegedy et al. 2016.
-        class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal ones.
-        ema_decay: evaluate with an exponential moving average of the weights, which keeps this
-            share of itself in a step: 0.998 remembers some 500 steps. None: the plain weights.
-            `WeightAveraging` updates it.
-        optimizer: {"name": one of OPTIMIZERS, and its arguments}.
-        scheduler: {"name": one of SCHEDULERS, and its arguments}.
+        network: network to train.
+        label_smoothing: share of the target that is spread over all classes, Szegedy et al. 2016.
+        class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal weights.
+        ema_decay: decay per step of an exponential moving average of the weights, which is used in
+            evaluation; 0.998 averages over some 500 steps. `WeightAveraging` updates it. None:
+            evaluate the trained weights.
+        optimizer: {"name": one of OPTIMIZERS, **its arguments}.
+        scheduler: {"name": one of SCHEDULERS, **its arguments}.
     """
 
     class_weights: Tensor | None
@@ -61,7 +62,7 @@ class ImageClassifier(L.LightningModule):
         scheduler: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        # channels_last is 1.1 to 1.4 times as fast for convolutions, on CPUs and GPUs alike
+        # channels_last makes convolutions 1.1 to 1.4 times as fast, on CPUs and GPUs
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
         self.label_smoothing = label_smoothing
@@ -76,15 +77,15 @@ class ImageClassifier(L.LightningModule):
         self.test_metrics = ClassificationMetrics(NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, 10); their softmax is the class probabilities.
+        """Return logits (B, 10), whose softmax is the class probabilities.
 
-        In evaluation those of the averaged weights, if `ema_decay` asks for them.
+        In evaluation mode the averaged network computes them, if `ema_decay` is set.
         """
         return self.network(images) if self.training else self.evaluated(images)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that `.eval()` chooses: the averaged one, if there is one."""
+        """The network used in evaluation mode: the averaged one if `ema_decay` is set."""
         return self.network if self.average is None else self.average
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -97,13 +98,13 @@ class ImageClassifier(L.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the batch's loss; the epoch's metrics start anew with its first batch."""
+        """Return the batch's mean loss (); an epoch's first batch resets the training metrics."""
         if batch_idx == 0:
             self.train_metrics.reset()
         return self._step(batch, self.train_metrics)[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Add a batch to the validation metrics; returns its "logits" (B, 10), for callbacks."""
+        """Add a batch to the validation metrics; return {"logits": (B, 10)} for callbacks."""
         return {"logits": self._step(batch, self.val_metrics)[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -118,7 +119,7 @@ class ImageClassifier(L.LightningModule):
         return loss, logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that updates the averaged network, if there is one."""
+        """Return the callback that updates the averaged network, if `ema_decay` is set."""
         trainer: Any = self.trainer
         if self.ema_decay is None or any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
             return []
@@ -130,16 +131,16 @@ class ImageClassifier(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip if there is a limit; without one, Lightning would look at its kind all the same."""
+        """Clip the gradients if a limit is set; else skip Lightning's check of the algorithm."""
         if gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
-        """Start the validation metrics anew."""
+        """Reset the validation metrics."""
         self.val_metrics.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Start the test metrics anew."""
+        """Reset the test metrics."""
         self.test_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
@@ -162,18 +163,21 @@ class ImageClassifier(L.LightningModule):
         for score in ("precision", "recall", "f1"):
             for tag, value in zip(CLASS_TAGS, getattr(scores, score).float(), strict=True):
                 values[f"{split}/{score}/{tag}"] = value
-        # The validation of the best checkpoint, after the fit, is no point of the curves.
+        # Validating the best checkpoint after the fit must not add a point to the curves.
         self.log_dict(values, logger=self.trainer.state.fn != TrainerFn.VALIDATING)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and the schedule over the Trainer's own number of steps."""
+        """Build the optimizer, and the schedule over the Trainer's estimated number of steps.
+
+        Raises UserError if the schedule needs a limited run but the Trainer sets no limit.
+        """
         trainer = self.trainer
         num_steps = trainer.estimated_stepping_batches
         num_epochs = trainer.max_epochs or 1
         optimizer_arguments = dict(self.optimizer)
         build_optimizer = OPTIMIZERS[optimizer_arguments.pop("name")]
         if trainer.gradient_clip_val and trainer.precision in MIXED_PRECISIONS:
-            optimizer_arguments["fused"] = False  # Lightning clips no fused optimizer's gradients
+            optimizer_arguments["fused"] = False  # Lightning cannot clip gradients if fused
         optimizer = build_optimizer(self.network, **optimizer_arguments)
         scheduler_arguments = dict(self.scheduler)
         name = scheduler_arguments.pop("name")

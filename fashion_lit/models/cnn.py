@@ -1,4 +1,4 @@
-"""CNNClassifier: a network of `fashion_lit/models/networks/`, trained from scratch."""
+"""CNNClassifier: a network from `fashion_lit/models/networks/`, trained from scratch."""
 
 from collections.abc import Mapping
 from typing import Any, final
@@ -16,10 +16,12 @@ from fashion_lit.models.networks import network_class
 
 @final
 class CNNClassifier(ImageClassifier):
-    """Images (B, 1, H, W) -> logits (B, 10), over the network that `network` names.
+    """Classify images (B, 1, H, W) float with a network of `fashion_lit/models/networks/`.
+
+    `forward` returns logits (B, 10).
 
     Args:
-        network: {"name": a file of `fashion_lit/models/networks/`, and its class's arguments}.
+        network: {"name": a file of `fashion_lit/models/networks/`, **its class's arguments}.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.

@@ -1,9 +1,10 @@
-"""Optimizers and learning-rate schedules, by name, from plain values.
+"""Optimizers and learning-rate schedules by name, built from plain values.
 
     optimizer = OPTIMIZERS["adamw"](network, lr=1e-3, weight_decay=1e-4)
     schedule = SCHEDULERS["one_cycle"](optimizer, num_steps, num_epochs, pct_start=0.3)
 
-Every schedule peaks at the optimizer's `lr`, so sweeping `optimizer.lr` means the same under each.
+Every schedule peaks at the optimizer's `lr`, so values of `optimizer.lr` are comparable across
+schedules.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-# What Lightning's configure_optimizers expects under "lr_scheduler"; None: the rate stays.
+# What Lightning's configure_optimizers expects under "lr_scheduler"; None: a constant rate.
 Schedule = dict[str, Any] | None
 
 
@@ -30,10 +31,10 @@ def parameter_groups(
     decay_norms_and_biases: bool,
     norms_and_biases_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Split the parameters: weights of two and more dimensions, and the others.
+    """Split the parameters into two groups: weights (two or more dimensions), norms and biases.
 
-    The others decay as told, and learn at `norms_and_biases_lr_factor` times the rate. Where they
-    decay, they do so as fast as the weights: by lr x weight decay a step.
+    Norms and biases learn at `norms_and_biases_lr_factor` times `lr`. They decay only with
+    `decay_norms_and_biases`, and then as fast as the weights, by lr x weight_decay per step.
     """
     weights = [p for p in module.parameters() if p.ndim >= 2]
     norms_and_biases = [p for p in module.parameters() if p.ndim < 2]
@@ -51,7 +52,7 @@ def parameter_groups(
 def adam_builder(
     kind: type[Adam], *, default_weight_decay: float, description: str
 ) -> Callable[..., Optimizer]:
-    """Return a function that builds an optimizer of the Adam family."""
+    """Return a function that builds an optimizer of the Adam family, `kind`."""
 
     def build(
         module: nn.Module,
@@ -93,10 +94,10 @@ def sgd(
     norms_and_biases_lr_factor: PositiveFloat = 1.0,
     fused: bool = True,
 ) -> Optimizer:
-    """Stochastic gradient descent with Nesterov's momentum.
+    """Build stochastic gradient descent with Nesterov momentum.
 
-    A greater rate for norms and biases (x 64 in Keller Jordan's airbench, 2024,
-    https://arxiv.org/abs/2404.00498) trains short runs further.
+    A higher learning rate for norms and biases (x 64 in Keller Jordan's airbench, 2024,
+    https://arxiv.org/abs/2404.00498) speeds up short runs.
     """
     groups = parameter_groups(
         module,
@@ -112,20 +113,21 @@ def sgd(
 
 
 def fill_missing_momenta(optimizer: Optimizer) -> None:
-    """Let the momentum of every weight that has none begin at zero, which changes no result.
+    """Initialise missing momentum buffers to zero, which does not change any result.
 
-    torch's fused kernel wants all momenta or none, and a frozen layer that thaws has none; and
-    where a gradient scaler skips the first step, torch keeps as momentum what lay in memory.
+    torch's fused kernel requires a buffer for all parameters or for none, but a layer that has just
+    been unfrozen has none. If a gradient scaler skips the first step, torch would otherwise keep
+    uninitialised memory as momentum.
     """
     for group in optimizer.param_groups:
-        for weight in group["params"]:
-            state = optimizer.state[weight]
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
             if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(weight)
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def constant(optimizer: Optimizer, num_steps: int, num_epochs: int) -> Schedule:
-    """Keep the learning rate."""
+    """Keep the learning rate constant."""
     return None
 
 
@@ -140,11 +142,11 @@ def one_cycle(
     anneal_strategy: Literal["cos", "linear"] = "cos",
     three_phase: bool = False,
 ) -> Schedule:
-    """One rise from lr / div_factor to lr and one fall, per step; torch's OneCycleLR.
+    """Raise the learning rate from lr / div_factor to lr, then lower it, with torch's OneCycleLR.
 
-    With `three_phase`, a fall back to lr / div_factor as long as the rise, then the last fall from
-    there, as in the paper; `pct_start` is less than 0.5 then.
-    Momentum cycles too, between 0.85 and 0.95, as is torch's default. Smith and Topin 2018,
+    The rate changes every step. With `three_phase`, it falls back to lr / div_factor in as many
+    steps as it rises, and then to its final value, as in the paper; `pct_start` must be less than
+    0.5. Momentum cycles between 0.85 and 0.95, torch's default. Smith and Topin 2018,
     https://arxiv.org/abs/1708.07120
     """
     scheduler = OneCycleLR(
@@ -161,7 +163,10 @@ def one_cycle(
 
 
 def cosine_factor(step: int, num_steps: int, num_warmup_steps: int, final_factor: float) -> float:
-    """Fraction of the peak rate at `step` of 0..num_steps: a linear warm-up, then half a cosine."""
+    """Return the fraction of the peak rate at `step` in 0..num_steps: warm-up, then half a cosine.
+
+    The warm-up is linear; the cosine ends at `final_factor`.
+    """
     if step < num_warmup_steps:
         return (step + 1) / (num_warmup_steps + 1)
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
@@ -176,9 +181,9 @@ def cosine(
     warmup_epochs: NonNegativeFloat = 1.0,
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> Schedule:
-    """Warm up over `warmup_epochs`, then fall along half a cosine to `final_factor` times lr.
+    """Warm up linearly over `warmup_epochs`, then decay along half a cosine to `final_factor` x lr.
 
-    Per step. Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
+    The rate changes every step. Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983
     """
     num_warmup_steps = round(warmup_epochs * num_steps / num_epochs)
 
@@ -208,7 +213,7 @@ def plateau(
     factor: Fraction = 0.5,
     patience: Annotated[int, Field(ge=0)] = 2,
 ) -> Schedule:
-    """Multiply the learning rate by `factor` after `patience` epochs without better val/loss."""
+    """Multiply the rate by `factor` once val/loss has stagnated for over `patience` epochs."""
     scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": "val/loss"}
 

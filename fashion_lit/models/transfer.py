@@ -1,7 +1,7 @@
-"""TransferClassifier: a torchvision ResNet with a new head, report A's way.
+"""TransferClassifier: a torchvision ResNet with a new head, as in report A.
 
-The weights come from torchvision's own download or from a file, and only when a fit starts:
-rebuilding a classifier from a checkpoint needs neither.
+Pretrained weights are downloaded by torchvision or read from a file when a fit starts; rebuilding a
+classifier from a checkpoint needs neither.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ from fashion_lit.models.classifier import (
     LabelSmoothing,
 )
 
-HEAD = "fc."  # what the keys of a ResNet's last layer begin with
+HEAD = "fc."  # prefix of the last layer's keys in a ResNet's state dict
 STEM = "conv1."
 
 
 def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
-    """Return the state dict of an ImageNet `backbone`, from the file `weights` or by download.
+    """Return the state dict of an ImageNet `backbone`, from the file `weights` or a download.
 
-    Raises UserError, saying where to put which file, if neither can be had.
+    Raises UserError if the file is not a readable state dict or the download fails.
     """
     if weights is not None:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen kinds for a bad file
+        except Exception as error:  # torch raises many types of exceptions for a bad file
             raise UserError(
                 f"Expected `model.weights` to be a state dict that torch.save wrote, but {weights} "
                 f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
@@ -51,7 +51,7 @@ def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
     entry: Any = torchvision.models.get_model_weights(backbone)["DEFAULT"]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no network, or a damaged file
+    except (OSError, RuntimeError) as error:  # no connection, or a damaged file
         file_name = Path(urlsplit(entry.url).path).name
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
@@ -62,24 +62,25 @@ def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
 
 
 def repeat_channels(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """Turn a network's input, images (B, 1 or 3, H, W), into three channels, without a copy."""
+    """Expand input images (B, 1 or 3, H, W) to (B, 3, H, W) without a copy; a forward pre-hook."""
     (images,) = inputs
     return images.expand(-1, 3, -1, -1)
 
 
 @final
 class TransferClassifier(ImageClassifier):
-    """Images (B, 1 or 3, H, W) -> logits (B, 10), by a torchvision ResNet whose `fc` is replaced.
+    """Classify images (B, 1 or 3, H, W) float with a torchvision ResNet whose `fc` is replaced.
 
-    Its stem takes three channels, which are equal where the images are grey.
+    `forward` returns logits (B, 10). Grey images are repeated over the three channels of the stem.
 
     Args:
-        backbone: the torchvision model: the ResNet family, which ends in `fc`.
+        backbone: name of the torchvision model.
         pretrained: start from ImageNet weights.
-        weights: file with these weights; None: torchvision's download.
-        reinit_stem: create `conv1` anew, so that the stem starts from scratch, as report A does.
-        freeze_backbone: train the new layers only; batch statistics stay as they are, too.
-        unfreeze_epoch: epoch (from 0) from which a frozen backbone trains as well; None: never.
+        weights: file with these weights; None: download by torchvision.
+        reinit_stem: train the stem, `conv1`, from scratch, as report A does.
+        freeze_backbone: train only the new layers, and keep the backbone's batch statistics.
+        unfreeze_epoch: first epoch, counted from 0, in which a frozen backbone is trained; None:
+            never.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.
@@ -119,33 +120,33 @@ class TransferClassifier(ImageClassifier):
         self.weights = weights
         self.freeze_backbone = freeze_backbone
         self.unfreeze_epoch = unfreeze_epoch
-        # what starts from scratch: kept from the random start, trained while the rest is frozen
+        # randomly initialised layers, which are trained even if the backbone is frozen
         self.new_layers = (HEAD, STEM) if reinit_stem else (HEAD,)
 
     def setup(self, stage: str) -> None:
-        """Load the pretrained weights when a fit starts from the beginning."""
+        """Load the pretrained weights when a fit starts without a checkpoint."""
         if stage == "fit" and self.pretrained and self.trainer.ckpt_path is None:
             self.copy_weights(load_pretrained(self.backbone, self.weights))
 
     def copy_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Copy all but the new layers. Raises UserError if `state` is of another architecture."""
+        """Copy `state` except for the new layers; raise UserError for another architecture."""
         own = self.network.state_dict()
         wanted = {key for key in own if not key.startswith(self.new_layers)}
-        misfits = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
-        if misfits:
+        mismatched = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
+        if mismatched:
             raise UserError(
-                f"Expected the weights of a {self.backbone}, but {len(misfits)} of its "
-                f"{len(wanted)} tensors are missing or of another shape (one is {min(misfits)!r}); "
+                f"Expected the weights of a {self.backbone}, but {len(mismatched)} of its "
+                f"{len(wanted)} tensors are missing or differ in shape (e.g. {min(mismatched)!r}); "
                 "check model.weights and model.backbone."
             )
         self.network.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
     def on_train_start(self) -> None:
-        """Freeze or unfreeze also where a resumed epoch skips its start."""
+        """Freeze or unfreeze the backbone: a fit resumed in an epoch skips that epoch's start."""
         self._freeze()
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or unfreeze the backbone, as a function of the epoch alone."""
+        """Freeze or unfreeze the backbone, depending on the epoch only."""
         self._freeze()
 
     def _freeze(self) -> None:

@@ -1,1 +1,1 @@
-"""A run on disk: its directory, its checkpoints, how it stops and resumes."""
+"""A run on disk: its directory and checkpoints, and how it stops and resumes."""

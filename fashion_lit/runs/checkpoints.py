@@ -1,9 +1,9 @@
-"""Checkpoints from which a run goes on to the bit, wherever it was stopped.
+"""Checkpoints from which a run resumes bit-identically, wherever it was stopped.
 
-Lightning alone repeats some samples after a stop in mid-epoch, never sees others, skips a pending
-validation or a plateau schedule's step, and forgets the epoch's running metrics. Here every
-checkpoint is one of three plain places: before an epoch, before a batch, before a validation.
-`restart_loops` says so to Lightning's loops; `DataModule.position` says so to the batches.
+After a stop in mid-epoch, Lightning alone repeats some samples and omits others, skips a pending
+validation or a plateau scheduler's step, and loses the epoch's running metrics. Here every
+checkpoint is at one of three positions: before an epoch, before a batch, or before a validation.
+`restart_loops` sets Lightning's loops to it, and the data module's `position` sets the batches.
 """
 
 import io
@@ -20,18 +20,18 @@ from typing_extensions import override
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
 
-# The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
+# The key of a checkpoint under which `ResumeCheckpoints` stores what Lightning does not.
 RECORD = "run"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all.
+    """Writes checkpoints atomically.
 
-    Lightning stages in TMPDIR and moves: across file systems a kill or a full disk then destroys
-    the checkpoint that was there, and a missing permission is swallowed.
+    Lightning writes to TMPDIR and moves the file: across file systems, a kill or a full disk then
+    destroys the existing checkpoint, and a permission error is swallowed.
 
     Args:
-        previous: {file name: the name under which its predecessor is kept}.
+        previous: {file name: the name under which its previous version is kept}.
     """
 
     def __init__(self, previous: Mapping[str, str]) -> None:
@@ -56,36 +56,36 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise UserError(
                 f"Expected to write {path} ({buffer.tell() / 1e6:,.1f} MB), but: "
-                f"{error.strerror}. The checkpoint before it is intact; make room, or give the "
-                "permission, and continue the run."
+                f"{error.strerror}. The checkpoint before it is intact; free disk space or fix "
+                "the permissions, then resume the run."
             ) from None
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The best epoch by val/accuracy, also after the run's directory was moved."""
+    """Keeps the best epoch by val/accuracy, even after the run's directory was moved."""
 
-    on_train_batch_end = Callback.on_train_batch_end  # it saves after validations alone
+    on_train_batch_end = Callback.on_train_batch_end  # it saves only after validations
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         assert self.dirpath is not None
-        name = PureWindowsPath(state_dict["best_model_path"]).name  # knows both kinds of slashes
+        name = PureWindowsPath(state_dict["best_model_path"]).name  # splits at / and \
         best = Path(self.dirpath, name)
-        if not name or not best.is_file():  # a new run, whose own best is still to come
+        if not name or not best.is_file():  # a new run has no best epoch yet
             return
         score = state_dict["best_model_score"]
-        here = {
+        moved = {
             "dirpath": self.dirpath,
             "best_model_path": str(best),
             "best_k_models": {str(best): score},
             "kth_best_model_path": str(best),
         }
-        super().load_state_dict(state_dict | here)
+        super().load_state_dict(state_dict | moved)
         self.current_score = state_dict["current_score"]
 
 
 def is_best_so_far(trainer: Trainer) -> bool:
-    """Whether the validation just done is the best; its checkpoint is written after this answer."""
+    """Return whether the latest validation is the best; call it before its checkpoint is saved."""
     checkpoint = trainer.checkpoint_callback
     assert isinstance(checkpoint, ModelCheckpoint)
     best = checkpoint.best_model_score
@@ -95,13 +95,13 @@ def is_best_so_far(trainer: Trainer) -> bool:
 def restart_loops(
     loops: Mapping[str, Any], epochs_done: int, batches_done: int, *, validation_due: bool
 ) -> dict[str, Any]:
-    """Return Lightning's loop state, rewritten to say where exactly training has to go on.
+    """Return Lightning's loop state, rewritten to resume at an exact position.
 
     Args:
         loops: "loops" of a Lightning checkpoint.
-        epochs_done: whole epochs, validated and scheduled.
-        batches_done: of the next epoch; 0: the epoch has not begun.
-        validation_due: a validation follows these batches, and is not over.
+        epochs_done: complete epochs, including their validations and scheduler steps.
+        batches_done: batches done in the next epoch; 0 if that epoch has not begun.
+        validation_due: whether a validation follows these batches and is not complete.
     """
 
     def counters(begun: int, done: int) -> dict[str, int]:
@@ -117,7 +117,7 @@ def restart_loops(
         "current": counters(batches_done, batches_done),
         "is_last_batch": validation_due and batches["is_last_batch"],
     }
-    # A validation of which one batch has begun and none is done is run again, from its beginning.
+    # With one batch started and none processed, Lightning reruns the validation from its beginning.
     validation = counters(int(validation_due), 0)
     fit["epoch_loop.val_loop.batch_progress"] = fit["epoch_loop.val_loop.batch_progress"] | {
         "total": validation,

@@ -6,7 +6,7 @@
         run.write_status("running")
         run.write_metrics({"val/accuracy": 0.94})
 
-It knows files only, not how they come about.
+This module only reads and writes files; it does not train.
 """
 
 import json
@@ -25,14 +25,14 @@ from filelock import FileLock, Timeout
 from fashion_lit.errors import UserError
 from fashion_lit.files import PART_PATTERN, read_text, write_atomically
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 EVENT_FILES = "events.out.tfevents.*"
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
 
 class RunDirectory:
-    """The files of one run; never shared by two configurations.
+    """The files of one run, which has exactly one configuration.
 
     Args:
         path: the directory.
@@ -47,16 +47,16 @@ class RunDirectory:
         self.checkpoint_dir = path / "checkpoints"
         self.best_checkpoint = self.checkpoint_dir / "best.ckpt"
         self.last_checkpoint = self.checkpoint_dir / "last.ckpt"
-        self.previous_checkpoint = (
-            self.checkpoint_dir / "previous.ckpt"
-        )  # the last one's forerunner
+        # The version of last.ckpt before the current one.
+        self.previous_checkpoint = self.checkpoint_dir / "previous.ckpt"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process out of the directory, which is made if it is missing.
+        """Lock the directory against other processes; create it if it is missing.
 
-        The lock is the operating system's, so it ends with its process, however that ends. Raises
-        UserError if another process has it, or if the directory holds what is no run.
+        The operating system releases the lock when the process ends, even if it is killed. Raises
+        UserError if another process holds the lock, if the directory contains files but no run, or
+        if it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -65,20 +65,20 @@ class RunDirectory:
             if foreign and not self.config_file.exists():
                 raise UserError(
                     f"Expected `run_dir` to be a new or empty directory, or a run's, but "
-                    f"{self.path} holds other files; choose another."
+                    f"{self.path} contains other files; choose another."
                 )
             lock = FileLock(self.lock_file, timeout=0)
             lock.acquire()
         except Timeout:
             raise UserError(
-                f"Expected a run that nobody trains, but {self._holder()} is training in "
-                f"{self.path}; wait for it, or stop it."
+                f"Expected an unlocked run directory, but {self._holder()} is training in "
+                f"{self.path}; wait for it or stop it."
             ) from None
         except (OSError, NotImplementedError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it offers no file locks"
+            reason = error.strerror if isinstance(error, OSError) else "it supports no file locks"
             raise UserError(
-                f"Expected a run directory that can be written, but {self.path} cannot "
-                f"({reason}); choose another by run_dir= or output_root=."
+                f"Expected a writable run directory, but {self.path} is not ({reason}); choose "
+                "another with run_dir= or output_root=."
             ) from None
         try:
             yield
@@ -86,7 +86,7 @@ class RunDirectory:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a process trains here now."""
+        """Return whether a process is training in this directory."""
         try:
             with FileLock(self.lock_file, timeout=0):
                 return False
@@ -99,22 +99,22 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the directory contains a run."""
         return self.config_file.exists()
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Record the resolved configuration of a new run; call it under the lock."""
+        """Write the resolved configuration of a new run; the caller holds the lock."""
         assert not self.exists, "a run's configuration is written once"
         self.write_config(config)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Record the configuration."""
+        """Write the configuration, replacing an existing one."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_atomically(self.config_file, text)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The recorded configuration; raises UserError if it cannot be read."""
+        """The recorded configuration; raises UserError if it cannot be read or is empty."""
         try:
             config = yaml.load(read_text(self.config_file), YAML_LOADER)
         except Exception as error:
@@ -124,22 +124,22 @@ class RunDirectory:
             ) from None
         if not isinstance(config, dict) or not config:
             raise UserError(
-                f"Expected the settings of a run in {self.config_file}, but it holds none; restore "
+                f"Expected the settings of a run in {self.config_file}, but it has none; restore "
                 "the file, or use another directory."
             )
         return {str(key): value for key, value in config.items()}
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The recorded metrics."""
+        """The recorded metrics, {name: value}."""
         return json.loads(read_text(self.metrics_file))
 
     @property
     def status(self) -> dict[str, Any]:
-        """The recorded status, or {}.
+        """The recorded status, or {} if there is none.
 
-        "state"; "epoch" and "step", which are done, and the "seconds" they took; "reason" of a stop
-        or a failure; "host" and "process" of who trains, or trained last.
+        Keys: "state"; "epoch" and "step", the numbers completed, and the "seconds" they took;
+        "reason" of a stop or failure; "host" and "process" (its id) that train or trained last.
         """
         if not self.status_file.exists():
             return {}
@@ -148,12 +148,12 @@ class RunDirectory:
     def write_status(
         self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""
     ) -> None:
-        """Record the state; the progress stays as it was unless given.
+        """Write the status; without `progress`, keep the recorded one.
 
         Args:
-            state: how the run stands.
-            progress: "epoch" and "step", which are done, and the "seconds" they took.
-            reason: of a stop or a failure.
+            state: the run's state.
+            progress: "epoch" and "step", the numbers completed, and the "seconds" they took.
+            reason: why the run stopped or failed.
         """
         before = self.status
         status = {
@@ -166,14 +166,14 @@ class RunDirectory:
         write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Record the metrics."""
+        """Write the metrics, replacing existing ones."""
         write_atomically(self.metrics_file, json.dumps(dict(metrics), indent=2) + "\n")
 
     def rewind(self, event_files: Mapping[str, int]) -> None:
-        """Cut what was written after a checkpoint: it will be written again, the same.
+        """Remove temporary files and events written after a checkpoint, which the run writes again.
 
         Args:
-            event_files: TensorBoard's files and their sizes in bytes at that moment.
+            event_files: names and sizes in bytes of TensorBoard's files at that checkpoint.
         """
         for path in self.path.rglob(PART_PATTERN):
             path.unlink()
@@ -185,7 +185,7 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues the run."""
+        """The command that resumes the run."""
         text = self.path.as_posix()
         plain = all(c.isalnum() or c in "/._-:~" for c in text)
         override = f"run_dir={text}" if plain else f'run_dir="{text}"'
@@ -193,5 +193,5 @@ class RunDirectory:
 
 
 def quote_command(*words: str) -> str:
-    """Return the words as one line that can be typed, in this system's shell."""
+    """Return the words as one command line, quoted for this system's shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

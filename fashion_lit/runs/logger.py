@@ -1,4 +1,4 @@
-"""The TensorBoard logger of a run: events in the run directory."""
+"""The TensorBoard logger of a run, which writes events into the run directory."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +11,28 @@ from fashion_lit.runs.directory import EVENT_FILES
 
 
 class RunLogger(TensorBoardLogger):
-    """Writes TensorBoard events into the run directory itself, and nothing beside them.
+    """Writes TensorBoard events directly into the run directory, and no other files.
 
     Args:
-        run_dir: the run directory; events of the run's earlier processes may be there.
+        run_dir: the run directory; it may contain events of the run's earlier processes.
     """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
         self.run_dir = run_dir
-        self.goes_on = any(run_dir.glob(EVENT_FILES))
-        self.trainer: Trainer | None = None  # whose steps are the points of the curves
+        self.has_earlier_events = any(run_dir.glob(EVENT_FILES))
+        self.trainer: Trainer | None = None  # its global_step is the x value of all curves
 
     def flush(self) -> dict[str, int]:
-        """Write out all events; returns the event files' names and sizes in bytes."""
+        """Flush all events to disk; return the event files' names and sizes in bytes."""
         self.save()
         return {path.name: path.stat().st_size for path in self.run_dir.glob(EVENT_FILES)}
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars at the optimizer steps done, without the `epoch` that Lightning adds.
+        """Log scalars at the trainer's global step, without the `epoch` that Lightning adds.
 
-        Lightning's `step` counts from this process's beginning after some restarts.
+        After some restarts Lightning's `step` counts from the start of this process.
         """
         if self.trainer is not None:
             step = self.trainer.global_step
@@ -40,10 +40,10 @@ class RunLogger(TensorBoardLogger):
 
     @override
     def save(self) -> None:
-        """Flush the events; the configuration stands in config.yaml, not in a hparams.yaml."""
+        """Flush the events; write no hparams.yaml, since config.yaml has the configuration."""
         self.experiment.flush()
 
     @override
     def finalize(self, status: str) -> None:
-        """Flush the events, and go on in the same file: fit, validate and test each end so."""
+        """Flush the events and keep the file open: fit, validate and test each call this."""
         self.experiment.flush()

@@ -1,6 +1,6 @@
-"""What a stopped run needs to go on: its settings, and the newest checkpoint that is sound.
+"""Resume a stopped run: find its settings and its newest valid checkpoint.
 
-To read: `resolve_run_config`, before anything is built, then `open_run`, under the run's lock.
+`resolve_run_config` is called before anything is built, then `open_run` under the run's lock.
 """
 
 import os
@@ -20,29 +20,29 @@ from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
     LOCATION_KEYS,
     Config,
-    _may_change,
     check_resumable,
     differences,
     is_result_neutral,
+    may_change,
     network_name,
 )
 from fashion_lit.errors import UserError
 from fashion_lit.runs.checkpoints import RECORD
 from fashion_lit.runs.directory import RunDirectory
 
-# How the first process of a DDP run tells the others, which Lightning starts, where the run is and
-# where to begin.
+# The environment variables by which the first process of a DDP run passes its directory and its
+# checkpoint to the processes that Lightning starts.
 RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "FASHION_LIT_RUN_DIR", "FASHION_LIT_CHECKPOINT"
 
 
 @dataclass(frozen=True)
 class Restart:
-    """Where a run begins.
+    """Where a run starts or resumes.
 
     Args:
-        checkpoint: its file, or None for the very beginning.
-        record: what `ResumeCheckpoints` kept in it.
-        same_run: the checkpoint is the run's own, rather than where a new run departs from.
+        checkpoint: the file to load, or None to start without one.
+        record: what `ResumeCheckpoints` stored in it.
+        same_run: True if the checkpoint is the run's own, False if it starts a new run.
     """
 
     checkpoint: Path | None = None
@@ -51,10 +51,10 @@ class Restart:
 
 
 def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, Path]:
-    """Return a single run's settings, checked, and its directory.
+    """Return a single run's checked settings and its directory.
 
-    A run that exists resumes with its own settings, a run from a checkpoint takes that one's; what
-    is typed beside them may not change the result. Raises UserError.
+    An existing run takes the settings recorded in its directory, and a new run from `ckpt_path`
+    those recorded in the checkpoint. Raises UserError if an override would change the result.
     """
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
@@ -62,7 +62,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
     if run.exists:
-        # A record may be older than a setting that cannot change the result.
+        # An old record may lack a result-neutral setting that was added since.
         newer = {key: value for key, value in composed.items() if is_result_neutral(key)}
         recorded = newer | run.config
         settings = check_resumable(
@@ -83,30 +83,32 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
 
 
 def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:
-    """Raise UserError if there is nothing left to train."""
+    """Raise UserError unless `max_epochs` is more than the checkpoint's epochs."""
     if epochs_done >= max_epochs:
         raise UserError(
             f"Expected `trainer.max_epochs` to be more than the {epochs_done} epochs that "
-            f"{checkpoint} has behind it, but got {max_epochs}."
+            f"{checkpoint} has completed, but got {max_epochs}."
         )
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `ResumeCheckpoints` kept in a checkpoint; raises UserError if it cannot be used.
+    """Return what `ResumeCheckpoints` stored in a checkpoint; raises UserError if it is invalid.
 
-    Only tensors and plain values are ever loaded, so no checkpoint can execute code.
+    Loads only tensors and plain values (`weights_only`), so a checkpoint cannot execute code.
     """
     if not path.is_file():
         raise UserError(f"Expected a checkpoint, but there is no file {path}.")
-    if not _is_sound_archive(path):
+    if not _is_valid_archive(path):
         size = path.stat().st_size
-        raise UserError(f"Expected a checkpoint, but {path} ({size:,} bytes) is damaged, or none.")
+        raise UserError(
+            f"Expected a checkpoint, but {path} ({size:,} bytes) is damaged or not one."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise UserError(
-            f"Expected tensors and plain values only, but {path} holds {_foreign_object(error)}; "
-            "it was not loaded, since that could run any code."
+            f"Expected only tensors and plain values, but {path} contains "
+            f"{_refused_object(error)}; it was not loaded, because loading it could execute code."
         ) from None
     except Exception as error:
         raise UserError(
@@ -118,10 +120,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return checkpoint[RECORD]
 
 
-def _is_sound_archive(path: Path) -> bool:
-    """Whether a file is a zip archive, as checkpoints are, whose checksums are right.
+def _is_valid_archive(path: Path) -> bool:
+    """Return whether a file is a zip archive, as checkpoints are, with correct checksums.
 
-    torch.load does not look at them: a flipped byte would end in wrong weights.
+    torch.load does not verify them: a flipped byte would load as a wrong weight.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,7 +132,7 @@ def _is_sound_archive(path: Path) -> bool:
         return False
 
 
-def _foreign_object(error: UnpicklingError) -> str:
+def _refused_object(error: UnpicklingError) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found[1] if found else "something else"
 
@@ -139,10 +141,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:150] or type(error).__name__
 
 
-def find_restart(run: RunDirectory, config: Config, *, set_aside: bool = True) -> Restart:
-    """Return the run's newest sound checkpoint, or the beginning if there is none.
+def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = True) -> Restart:
+    """Return the run's newest valid checkpoint, or `Restart()` if there is none.
 
-    With `set_aside`, which needs the run's lock, files that are not sound are renamed, and named.
+    With `rename_invalid`, for which the caller holds the run's lock, invalid files are renamed to
+    *.unusable and the reason is printed to standard error.
     """
     restart = Restart()
     for path in (run.best_checkpoint, run.previous_checkpoint, run.last_checkpoint):  # newest last
@@ -152,29 +155,29 @@ def find_restart(run: RunDirectory, config: Config, *, set_aside: bool = True) -
             record = read_record(path)
             _check_config(path, record["config"], config)
         except UserError as error:
-            if not set_aside:
+            if not rename_invalid:
                 continue
-            aside = path.with_name(f"{path.name}.unusable")
-            path.replace(aside)
-            print(f"{error} It was renamed to {aside.name}, and is not used.", file=sys.stderr)
+            unusable = path.with_name(f"{path.name}.unusable")
+            path.replace(unusable)
+            print(f"{error} It was renamed to {unusable.name} and is not used.", file=sys.stderr)
             continue
         restart = Restart(path, record, same_run=True)
     return restart
 
 
-def sound_best(run: RunDirectory) -> tuple[str, int]:
-    """Return the run's best checkpoint and its epoch, from 1; raises UserError if it is lost."""
+def find_best(run: RunDirectory) -> tuple[str, int]:
+    """Return the run's best checkpoint and its epoch, from 1; raises UserError if it is missing."""
     if not run.best_checkpoint.exists():
         raise UserError(
-            f"Expected the best epoch in {run.best_checkpoint}, but it is gone, and training is "
-            f"over. Delete {run.checkpoint_dir} and continue the run: it then begins anew."
+            f"Expected the best epoch in {run.best_checkpoint}, but there is no such file, and "
+            f"training has ended; delete {run.checkpoint_dir} and resume the run: it starts over."
         )
     record = read_record(run.best_checkpoint)
     return str(run.best_checkpoint), record["epochs_done"] + 1
 
 
 def _check_config(path: Path, found: Config, expected: Config) -> None:
-    changed = [k for k in differences(found, expected) if not _may_change(k, found, expected)]
+    changed = [k for k in differences(found, expected) if not may_change(k, found, expected)]
     if changed:
         raise UserError(
             f"Expected a checkpoint of this run, but {path} belongs to another configuration "
@@ -183,23 +186,29 @@ def _check_config(path: Path, found: Config, expected: Config) -> None:
 
 
 def open_run(run: RunDirectory, config: Config) -> Restart | None:
-    """Record a new run, or find where a stopped one goes on; None: it is finished."""
+    """Create a new run, or find where a stopped one resumes; return None if it is finished.
+
+    The caller holds the run's lock.
+    """
     before = run.status
     if not run.exists:
         run.create(config)
         run.write_status("running")
         path = config["ckpt_path"]
-        return Restart(Path(path), departure(read_record(Path(path)))) if path else Restart()
+        return Restart(Path(path), initial_record(read_record(Path(path)))) if path else Restart()
     recorded = run.config
     check_resumable(recorded, config, f"the run in {run.path}")
     if is_trained(run, config) and (not config["test"] or "test/accuracy" in run.metrics):
         return None
     if before.get("state") == "running":
-        print(f"Process {before['process']} on {before['host']} left this run without a word.")
+        print(
+            f"Process {before['process']} on {before['host']} was training this run and ended "
+            "without recording why."
+        )
     restart = find_restart(run, config)
     path = config["ckpt_path"]
     if restart.checkpoint is None and path:
-        restart = Restart(Path(path), departure(read_record(Path(path))))
+        restart = Restart(Path(path), initial_record(read_record(Path(path))))
     run.rewind(restart.record["event_files"] if restart.same_run else {})
     if config != recorded:
         run.write_config(config)
@@ -208,22 +217,22 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
 
 
 def is_trained(run: RunDirectory, config: Config) -> bool:
-    """Whether a run is finished, and not asked for more epochs."""
+    """Return whether a run is finished and `config` asks for no more epochs."""
     more_epochs = config["trainer"]["max_epochs"] > run.config["trainer"]["max_epochs"]
     return run.status.get("state") == "finished" and not more_epochs
 
 
-def departure(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a new run takes from another run's checkpoint: not its clock, nor its end."""
+def initial_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a record that a new run takes over: no elapsed time, no early stop."""
     kept = ("metrics", "environment", "epochs_done", "steps_done")
     return {key: record[key] for key in kept}
 
 
 def restart_from_environment(run: RunDirectory, config: Config) -> Restart:
-    """Return where the first process of this run begins, for the others."""
+    """Return where this run starts or resumes, in a process other than its first."""
     checkpoint = os.environ.get(CHECKPOINT_VARIABLE)
     if checkpoint is None:  # torchrun or SLURM started all of them at once
-        return find_restart(run, config, set_aside=False)
+        return find_restart(run, config, rename_invalid=False)
     if not checkpoint:
         return Restart()
     return Restart(Path(checkpoint), read_record(Path(checkpoint)), same_run=True)

@@ -1,4 +1,4 @@
-"""The callback that saves where a run can go on, and stops it when asked to."""
+"""The callback that saves the checkpoints a run resumes from, and stops the run on a signal."""
 
 import platform
 import signal
@@ -21,21 +21,21 @@ from fashion_lit.runs.checkpoints import RECORD, restart_loops
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.signals import StopSignals
 
-AGREE_EVERY_STEPS = 5  # how often ranks ask each other whether to stop or save
+AGREE_EVERY_STEPS = 5  # how often the ranks agree on whether to stop or save
 
 
 class ResumeCheckpoints(L.Callback):
-    """Saves the last checkpoint at every epoch's end, every so often, and when asked to stop.
+    """Saves last.ckpt after every epoch, at intervals within it, and on a stop signal.
 
     Args:
-        path: the last checkpoint.
-        config: recorded in every checkpoint, plain values.
-        signals: may ask for a stop.
-        every_minutes: at most this long between two checkpoints.
-        every_steps: also after this many optimizer steps, or None.
-        record: what the checkpoint that the run goes on from keeps under RECORD, or {}.
-        on_save: called with "epoch" and "step", which are done, and the "seconds" they took, in the
-            first process.
+        path: the file of the last checkpoint.
+        config: the run's configuration, plain values; stored in every checkpoint.
+        signals: its `received` asks for a stop.
+        every_minutes: save when this much time has passed since the last checkpoint.
+        every_steps: also save after this many optimizer steps; None: only by time.
+        record: what the checkpoint to resume from stores under RECORD, or {}.
+        on_save: called in the first process with "epoch" and "step", the numbers completed, and
+            the "seconds" they took.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ResumeCheckpoints(L.Callback):
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, in all its processes."""
+        """The run's training time in seconds, including earlier processes that it resumed from."""
         return time.perf_counter() - self.began
 
     @override
@@ -76,14 +76,14 @@ class ResumeCheckpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step
         self.signals.listen()
-        self.signals.wait_for_a_good_moment = True
+        self.signals.defer_stop = True
         if self.record.get("stopped_early", False):
             trainer.should_stop = True
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stand_at(trainer, trainer.current_epoch, 0)
-        stop, _ = self._ask_all_ranks(trainer)
+        self._set_position(trainer, trainer.current_epoch, 0)
+        stop, _ = self._reduce_flags(trainer)
         if trainer.global_step != self._saved_step or stop:
             self._save(trainer, stop=stop)
 
@@ -91,13 +91,13 @@ class ResumeCheckpoints(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._stand_at(trainer, trainer.current_epoch, batch_idx)
+        self._set_position(trainer, trainer.current_epoch, batch_idx)
         step, rest = divmod(batch_idx, trainer.accumulate_grad_batches)
         if rest:
-            return  # gradients of half a step are not saved
+            return  # checkpoints do not contain accumulated gradients
         stop, due = False, self._are_steps_due(trainer)
         if trainer.world_size == 1 or step % AGREE_EVERY_STEPS == 0:
-            stop, minutes_due = self._ask_all_ranks(trainer)
+            stop, minutes_due = self._reduce_flags(trainer)
             due |= minutes_due
         if stop or (due and trainer.global_step != self._saved_step):
             self._save(trainer, stop=stop)
@@ -119,9 +119,9 @@ class ResumeCheckpoints(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        check_finite(trainer)  # before a best checkpoint is made of it
+        check_finite(trainer)  # before these weights become the best checkpoint
         batches_done = trainer.fit_loop.batch_idx + 1
-        self._stand_at(trainer, trainer.current_epoch, batches_done, validation_due=True)
+        self._set_position(trainer, trainer.current_epoch, batches_done, validation_due=True)
 
     @override
     def on_validation_batch_start(
@@ -135,16 +135,16 @@ class ResumeCheckpoints(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if trainer.world_size == 1 or batch_idx % AGREE_EVERY_STEPS == 0:
-            stop, _ = self._ask_all_ranks(trainer)
+            stop, _ = self._reduce_flags(trainer)
             if stop:
                 self._save(trainer, stop=True)
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.signals.wait_for_a_good_moment = False
-        self._stand_at(trainer, trainer.current_epoch, 0)
+        self.signals.defer_stop = False
+        self._set_position(trainer, trainer.current_epoch, 0)
         self._stopped_early = trainer.should_stop
-        stop, _ = self._ask_all_ranks(trainer)
+        stop, _ = self._reduce_flags(trainer)
         self._save(trainer, stop=stop)
 
     @override
@@ -175,7 +175,7 @@ class ResumeCheckpoints(L.Callback):
         if "train_metrics" in checkpoint:
             restore_running_metrics(trainer, checkpoint["train_metrics"])
 
-    def _stand_at(
+    def _set_position(
         self, trainer: L.Trainer, epoch: int, batches_done: int, *, validation_due: bool = False
     ) -> None:
         _datamodule(trainer).position = (epoch, batches_done)
@@ -185,13 +185,16 @@ class ResumeCheckpoints(L.Callback):
         steps = trainer.global_step - self._saved_step  # the same on every rank
         return self.every_steps is not None and steps >= self.every_steps
 
-    def _ask_all_ranks(self, trainer: L.Trainer) -> tuple[bool, bool]:
-        """Return whether any rank was asked to stop, and whether for any a checkpoint is due."""
+    def _reduce_flags(self, trainer: L.Trainer) -> tuple[bool, bool]:
+        """Return (stop, due), each True if it is True on any rank.
+
+        stop: a stop signal was received; due: `every_minutes` has passed since the last checkpoint.
+        """
         stop = self.signals.received is not None
         due = time.perf_counter() - self._saved_at >= self.every_seconds
         if trainer.world_size == 1:
             return stop, due
-        if self._group is None:  # of the processes, not of their GPUs, which need not be waited for
+        if self._group is None:  # over the CPU, so that no process waits for its GPU
             self._group = torch.distributed.new_group(backend="gloo")
         flags = torch.tensor([stop, due], dtype=torch.uint8)
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, self._group)
@@ -205,11 +208,11 @@ class ResumeCheckpoints(L.Callback):
             steps = trainer.global_step
             self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
         if stop:
-            raise Stopped(self.signals.received or signal.SIGINT)  # or: another rank's
+            raise Stopped(self.signals.received or signal.SIGINT)  # None: another rank received it
 
 
 def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:
-    """Return the epoch's running training metrics of every rank: (num_ranks, …) each."""
+    """Return the epoch's running training metrics of all ranks, each of shape (num_ranks, …)."""
     classifier = _classifier(trainer)
     return {
         name: classifier.all_gather(value).reshape(trainer.world_size, *value.shape).cpu()  # type: ignore[union-attr]
@@ -218,17 +221,20 @@ def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:
 
 
 def restore_running_metrics(trainer: L.Trainer, totals: Mapping[str, Tensor]) -> None:
-    """Resume with the running training metrics of a checkpoint."""
+    """Restore the epoch's running training metrics from a checkpoint."""
     if len(totals["loss_sum"]) == trainer.world_size:
-        mine = {name: values[trainer.global_rank] for name, values in totals.items()}
-    else:  # another number of ranks: the first takes it all
+        own = {name: values[trainer.global_rank] for name, values in totals.items()}
+    else:  # the number of ranks has changed: the first rank takes the sum
         share = 1 if trainer.is_global_zero else 0
-        mine = {name: values.sum(0) * share for name, values in totals.items()}
-    _classifier(trainer).train_metrics.restore(mine)
+        own = {name: values.sum(0) * share for name, values in totals.items()}
+    _classifier(trainer).train_metrics.restore(own)
 
 
 def check_finite(trainer: L.Trainer) -> None:
-    """Raise UserError if a loss of this epoch, or a parameter, is NaN or infinite; waits once."""
+    """Raise NotFiniteError if this epoch's loss or a parameter is NaN or infinite.
+
+    Waits once for the device.
+    """
     classifier = _classifier(trainer)
     sums = [classifier.train_metrics.loss_sum, *(p.detach().sum() for p in classifier.parameters())]
     if not torch.stack([torch.as_tensor(s).float() for s in sums]).isfinite().all():
@@ -241,13 +247,13 @@ class NotFiniteError(UserError):
     def __init__(self, trainer: L.Trainer) -> None:
         super().__init__(
             f"Expected finite losses and weights, but got NaN or infinity by step "
-            f"{trainer.global_step} (epoch {trainer.current_epoch + 1}); nothing was saved of it. "
+            f"{trainer.global_step} (epoch {trainer.current_epoch + 1}), which was not saved. "
             "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use precision=fp32."
         )
 
 
 def environment(trainer: L.Trainer) -> dict[str, str]:
-    """Return what a bit-exact result depends on beside configuration and seed, in words."""
+    """Return what a bit-identical result depends on in addition to configuration and seed."""
     device = trainer.strategy.root_device
     cuda = device.type == "cuda"
     threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}

@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and a cluster's warning: finish the step, save, and leave with an honest code.
+"""Handle Ctrl-C, SIGTERM and a cluster's warning: finish the step, save, exit with 128 + signal.
 
 with StopSignals() as signals:
-    signals.wait_for_a_good_moment = True  # from now on, whoever trains asks `signals.received`
+    signals.defer_stop = True  # from now on, the training loop polls `signals.received`
 """
 
 import os
@@ -14,24 +14,25 @@ from fashion_lit.errors import Stopped
 
 # SIGHUP: the terminal was closed. SIGUSR1, SIGUSR2: SLURM's warning (sbatch --signal=USR1@60).
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-NOTICE = b"\nStopping after this step, to save it; press Ctrl-C again to end at once.\n"
+NOTICE = b"\nStopping after this step to save a checkpoint; press Ctrl-C again to stop now.\n"
 
 
 def stop_signals() -> list[int]:
-    """Return the numbers of the signals that ask for a stop; Windows has the first two only."""
+    """Return the numbers of this system's stop signals; Windows has only the first two NAMES."""
     return [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
 
 
 class StopSignals:
-    """Turns the first signal into a wish while training runs, and otherwise into `Stopped`.
+    """Context manager that turns stop signals into a flag or a `Stopped` exception.
 
-    After it only Ctrl-C counts, which ends at once. Signals that somebody else handles or ignores
-    (nohup, a launcher) are left alone.
+    While `defer_stop` is True, the first signal only sets `received`; otherwise it raises
+    `Stopped`. After the first signal, only Ctrl-C has an effect: it raises `Stopped`. Signals that
+    are already handled or ignored (nohup, a launcher) keep their handlers.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.wait_for_a_good_moment = False
+        self.defer_stop = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -53,16 +54,16 @@ class StopSignals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Install the handlers, again where Lightning has put its own in front of them."""
+        """Install the handlers; call it again after Lightning has replaced them with its own."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None
         if not is_first and number != signal.SIGINT:
-            return  # clusters signal a process, its group and its job; an impatient user, Ctrl-C
-        if not is_first or not self.wait_for_a_good_moment:
+            return  # a cluster signals the process, its group and its job for one stop
+        if not is_first or not self.defer_stop:
             self.received = self.received or number
             raise Stopped(number)
         self.received = number
-        os.write(2, NOTICE)  # print is not safe in the middle of another print
+        os.write(2, NOTICE)  # print is not reentrant

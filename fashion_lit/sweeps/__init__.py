@@ -1,1 +1,1 @@
-"""Many runs: their jobs, where they run, and their order."""
+"""Sweeps and searches: plan the jobs, launch them and rank the runs."""

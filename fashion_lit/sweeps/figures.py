@@ -1,4 +1,4 @@
-"""Figures of a sweep: two settings as a map, the effect of each, curves of the best, and time."""
+"""Figures of a sweep: a heat map of two settings, main effects, learning curves and time."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,19 +12,20 @@ from fashion_lit.sweeps.ranking import Entry
 
 Value = float | str
 FIGURES = ("heat_map", "scatter", "main_effects", "learning_curves", "time")
-MAX_TICKS = 12  # more values than these stand on an axis of numbers
+MAX_TICKS = 12  # with more distinct numbers, the axis is continuous
 NUM_CURVES = 5
 MAX_INCHES = 20
-MAX_NUMBERS = 200  # in the cells of a map
+MAX_NUMBERS = 200  # cells; a larger heat map gets a colour bar instead of numbers
 
 
 def draw_figures(
     sweep_dir: Path, entries: Sequence[Entry], columns: Sequence[str], metric: str
 ) -> None:
-    """Write what the finished entries allow.
+    """Write the figures that the finished entries allow into `sweep_dir`.
 
-    main_effects.png and time.png; heat_map.png of two settings, or scatter.png of two whose
-    values do not recur; learning_curves.png of the best ones.
+    Always main_effects.png and time.png; for two settings heat_map.png, or scatter.png if their
+    values do not recur; learning_curves.png of the best entries if they have more than one point.
+    Writes nothing for fewer than two finished entries or without settings that vary.
     """
     done = [entry for entry in entries if entry.metric]
     if len(done) < 2 or not columns:
@@ -47,32 +48,32 @@ def draw_figures(
         if name in figures:
             figures[name].savefig(path)
         else:
-            path.unlink(missing_ok=True)  # drawn when the sweep was smaller
+            path.unlink(missing_ok=True)  # may be left from when the sweep was smaller
 
 
 def value_of(entry: Entry, column: str) -> Value:
-    """Return an entry's value of a setting; "-" where it has no such setting."""
+    """Return an entry's value of a setting, or "-" if it does not have that setting."""
     return entry.runs[0].settings.get(column, "-")
 
 
 def describe_settings(entry: Entry, columns: Sequence[str]) -> list[str]:
-    """Return ["lr=0.1", …]."""
+    """Return an entry's settings without their groups: ["lr=0.1", …]."""
     return [f"{column.split('.')[-1]}={short(value_of(entry, column))}" for column in columns]
 
 
 def short(value: Value) -> str:
-    """Write a setting's value in a few characters."""
+    """Format a setting's value, floats with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
-    """Sort a setting's values: numbers by size, then words; each once."""
+    """Return the distinct values of a setting: sorted numbers, then sorted strings."""
     numbers = sorted({v for v in values if not isinstance(v, str)})
     return [*numbers, *sorted({v for v in values if isinstance(v, str)})]
 
 
 def mean_over(entries: Sequence[Entry], across: str, down: str) -> dict[tuple[Value, Value], float]:
-    """Return {(value across, value down): mean of the metric}."""
+    """Average the metric over all other settings: {(value across, value down): mean}."""
     groups: dict[tuple[Value, Value], list[float]] = {}
     for entry in entries:
         groups.setdefault((value_of(entry, across), value_of(entry, down)), []).append(entry.mean)
@@ -82,10 +83,10 @@ def mean_over(entries: Sequence[Entry], across: str, down: str) -> dict[tuple[Va
 def heat_map(
     means: Mapping[tuple[Value, Value], float], across: str, down: str, metric: str
 ) -> Figure:
-    """Draw the mean of `metric` over two settings, a cell for each pair of values."""
+    """Draw the mean of `metric` over two settings, one cell for each pair of values."""
     columns, rows = (in_order(place[i] for place in means) for i in (0, 1))
     grid = [[means.get((c, r), float("nan")) for c in columns] for r in rows]
-    # Inches; many values make small cells.
+    # In inches; with many values the cells shrink.
     size = (min(2.2 + 0.9 * len(columns), MAX_INCHES), min(1.6 + 0.6 * len(rows), MAX_INCHES))
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -110,7 +111,7 @@ def heat_map(
 def scatter(
     means: Mapping[tuple[Value, Value], float], across: str, down: str, metric: str
 ) -> Figure:
-    """Draw `metric` as the colour of a dot for each pair of values that was tried."""
+    """Draw a dot for each pair of values that was tried, coloured by `metric`."""
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     x, y = (
@@ -123,26 +124,29 @@ def scatter(
 
 
 def lay_out(axes: Axes, name: str, label: str, values: Sequence[Value]) -> Sequence[float]:
-    """Prepare the axis "x" or "y" for a setting's values; returns where on it each stands.
+    """Prepare the axis "x" or "y" for a setting's values; return the coordinate of each value.
 
-    Few values, and words, stand at equal distances; many numbers where they are, on a logarithmic
-    axis if they are positive and span more than a decade.
+    Strings, and up to MAX_TICKS distinct values, are spaced evenly. More numbers are placed at
+    their values, on a logarithmic axis if they are positive and span more than a decade.
     """
-    different = in_order(values)
+    distinct = in_order(values)
     numbers = [v for v in values if not isinstance(v, str)]
     axes.set(**{f"{name}label": label})
-    if len(numbers) == len(values) and len(different) > MAX_TICKS:
+    if len(numbers) == len(values) and len(distinct) > MAX_TICKS:
         if min(numbers) > 0 and max(numbers) > 10 * min(numbers):
             axes.set(**{f"{name}scale": "log"})
         return numbers
-    places = {value: float(place) for place, value in enumerate(different)}
+    places = {value: float(place) for place, value in enumerate(distinct)}
     axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_ticks(list(places.values()), [short(v) for v in different])
+    axis.set_ticks(list(places.values()), [short(v) for v in distinct])
     return [places[value] for value in values]
 
 
 def main_effects(entries: Sequence[Entry], columns: Sequence[str], metric: str) -> Figure:
-    """Draw `metric` over each setting: every entry a dot, and the mean of each value a line."""
+    """Draw `metric` over each setting: a dot for each entry, a line through the means per value.
+
+    The line is left out for settings with more than MAX_TICKS values.
+    """
     figure = Figure(figsize=(3.2 * len(columns), 3), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
@@ -161,7 +165,7 @@ def main_effects(entries: Sequence[Entry], columns: Sequence[str], metric: str) 
 
 
 def time_figure(entries: Sequence[Entry], metric: str) -> Figure:
-    """Draw each entry's mean training time against its metric."""
+    """Draw each entry's metric over the mean seconds that its runs took."""
     figure = Figure(figsize=(4.5, 3.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     points = [(entry.seconds, entry.mean) for entry in entries if entry.seconds is not None]
@@ -172,7 +176,7 @@ def time_figure(entries: Sequence[Entry], metric: str) -> Figure:
 
 
 def entry_curves(entry: Entry, metric: str) -> list[list[tuple[float, float]]]:
-    """Return `metric` over epochs, for each finished run that logged it."""
+    """Return [(epoch, value), …] of `metric` for each finished run that logged it."""
     curves = []
     for run in entry.runs:
         points = read_curves(run.path).get(metric) if run.metrics else None
@@ -183,13 +187,14 @@ def entry_curves(entry: Entry, metric: str) -> list[list[tuple[float, float]]]:
 
 
 def learning_curves(curves: Mapping[str, list[list[tuple[float, float]]]], metric: str) -> Figure:
-    """Draw the best entries' curves, the seeds of one entry in one colour."""
+    """Draw `metric` over epochs for each entry, all seeds of an entry in one colour."""
     figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for place, (label, members) in enumerate(curves.items()):
         for number, points in enumerate(members):
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, ".-", color=f"C{place}", label="_" * number + label)  # "_": not again
+            label_once = "_" * number + label  # the legend omits labels that start with "_"
+            axes.plot(x, y, ".-", color=f"C{place}", label=label_once)
     axes.set_xlabel("epoch")
     axes.set_ylabel(metric)
     axes.legend(fontsize=8)

@@ -1,10 +1,10 @@
-"""A multirun: its jobs, where each lies, and what is left to do.
+"""The jobs of a multirun: their directories, and which of them remain to run.
 
     jobs = plan_jobs(overrides, Path("sweeps/lr"))
     launcher.run(Queue(jobs), signals)
 
-A job's place is decided by its settings alone, so typing the same command again finds every job
-where it was: finished ones are skipped, stopped ones go on, failed ones run again.
+A job's directory depends only on its settings. Running the same command again therefore finds every
+job: it skips finished jobs, resumes stopped ones and repeats failed ones.
 """
 
 import hashlib
@@ -22,28 +22,29 @@ from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.launchers import Job, JobSource
 
-NAME_LENGTH = 120  # characters of a job's folder that say what varies
+NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
 
 
 def fingerprint(config: Config) -> str:
-    """Return eight hexadecimal digits for everything in the settings that can change the result.
+    """Hash all settings that can change the result to eight hexadecimal digits.
 
-    `data.device` counts where it is not "auto", the training device.
+    `data.device` is ignored if it is "auto", which means the training device.
     """
     decisive = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value
         for key, value in leaves(config).items()
         if not (is_result_neutral(key) or (key, value) == ("data.device", "auto"))
-    }  # 1 and 1.0 are one value
+    }  # 1 and 1.0 count as the same value
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None) -> list[Job]:
-    """Return the jobs of a multirun's overrides, each configuration once; raises UserError.
+    """Expand a multirun's overrides into jobs, each configuration once.
 
-    A job whose settings were run in this sweep before keeps that folder, whatever varied then. The
-    others are named `name`, or by what varies, and a fingerprint.
+    A job whose settings already have a folder in this sweep keeps that folder, whichever settings
+    varied then. Other folders are named after `name`, or after the varied settings, followed by a
+    fingerprint. Raises UserError for an invalid configuration.
     """
     varied = {o.key_or_group for o in map(parse_override, overrides) if o.is_sweep_override()}
     known = {path.name[-8:]: path for path in sorted(sweep_dir.glob("*-????????/"))}
@@ -61,7 +62,7 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None
 
 
 def _is_of_sweep(override: str) -> bool:
-    """Whether an override tells the sweep something, rather than its jobs."""
+    """Whether an override configures the sweep rather than its jobs."""
     return parse_override(override).key_or_group.split(".")[0] in ("sweep_name", "launcher")
 
 
@@ -72,15 +73,15 @@ def _folder_name(words: Sequence[str]) -> str:
 
 
 def is_finished(run: RunDirectory) -> bool:
-    """Whether a job has nothing left to do."""
+    """Whether a job's run is finished."""
     return run.exists and run.status.get("state") == "finished"
 
 
 class Queue(JobSource):
-    """The jobs of a multirun that are not finished; what another process trains now waits.
+    """The unfinished jobs of a multirun; a job that another process is training stays queued.
 
     Args:
-        jobs: all of the multirun.
+        jobs: all jobs of the multirun.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -92,18 +93,18 @@ class Queue(JobSource):
     @property
     @override
     def num_done(self) -> int:
-        """How many have ended, well or not."""
+        """The number of jobs that have ended, successfully or not."""
         return self.total - len(self._waiting) - self._num_running
 
     @property
     @override
     def is_exhausted(self) -> bool:
-        """Whether all jobs were started."""
+        """Whether no job is waiting to be started."""
         return not self._waiting
 
     @override
     def take(self) -> Job | None:
-        """Return the next job that nobody trains; says which are finished."""
+        """Return the next job that no process is training, or None; print the finished ones."""
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             if is_finished(job.run):
@@ -122,7 +123,7 @@ class Queue(JobSource):
 
     @override
     def give_back(self, job: Job, exit_code: int) -> None:
-        """Take note that a job has ended; one that another process was faster to start waits."""
+        """Record that a job has ended; requeue it if another process started it first."""
         self._num_running -= 1
         if exit_code and job.run.exists and job.run.is_locked():
             self._waiting.append(job)

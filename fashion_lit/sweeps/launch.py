@@ -1,4 +1,4 @@
-"""Launch a sweep: its jobs, where they run, and what is shown at the end."""
+"""Launch a sweep: plan its jobs, run them and print a summary."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +27,12 @@ def launch_sweep(
     """Plan a multirun and run its jobs.
 
     Args:
-        first: the first job's configuration; names the sweep and its place.
+        first: the first job's configuration, which gives the sweep's name and output root.
         overrides: as `prepare_overrides` returns them.
-        arguments: as they were typed.
-        signals: may ask for a stop.
+        arguments: the command line as typed.
+        signals: watched for a request to stop.
 
-    Returns the exit code.
+    Returns the exit code: 1 if a job failed, else 0. Raises Stopped and UserError.
     """
     sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
     jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
@@ -53,13 +53,13 @@ def launch_sweep(
 
 
 def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:
-    """Return what to type to go on with a sweep or a search."""
+    """Return the command line that continues a sweep or a search."""
     given = [text for text in arguments if not text.startswith("sweep_name=")]
     return quote_command("fashion-lit", command, *given, f"sweep_name={name}")
 
 
 def build_launcher(config: Config) -> Launcher:
-    """Build what starts the jobs of a multirun; raises UserError for settings that cannot be."""
+    """Build the launcher of a multirun; raises UserError for invalid launcher settings."""
     arguments = dict(config["launcher"])
     fields = keyword_fields(LAUNCHERS[chosen_name(config, "launcher", LAUNCHERS)])
     validate({"launcher": arguments}, object_schema(launcher=(named_schema(fields), ...)))
@@ -67,15 +67,15 @@ def build_launcher(config: Config) -> Launcher:
 
 
 def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
-    """Print how each job of a multirun stands, the best first, and where they lie."""
+    """Print the state of each job of a multirun, the best first, and the sweep's directory."""
     lines = []
     for run in runs:
         status = run.status if run.exists else {"state": "not begun"}
         state = str(status["state"])
         accuracy = run.metrics["val/accuracy"] if state == "finished" else -1.0
-        told = f"{100 * accuracy:6.2f}" if state == "finished" else f"{'-':>6}"
+        percent = f"{100 * accuracy:6.2f}" if state == "finished" else f"{'-':>6}"
         reason = f"  {status['reason']}" if status.get("reason") else ""
-        lines.append((accuracy, f"{told}  {state:<11}  {run.path.name}{reason}"))
+        lines.append((accuracy, f"{percent}  {state:<11}  {run.path.name}{reason}"))
     print("\nval acc %  state        job")
     for _, line in sorted(lines, key=lambda item: -item[0]):
         print(f"   {line}")

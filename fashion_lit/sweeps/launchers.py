@@ -2,8 +2,8 @@
 
     LocalLauncher().run(source, signals)
 
-Each job is a process of its own, so none leaks memory or CUDA state into the next, and one that
-dies takes no other with it. `slurm` starts them on a cluster.
+Each job is a separate process, so no memory or CUDA state leaks into the next job, and a crash does
+not affect the others. The module `slurm` starts jobs on a cluster.
 """
 
 import os
@@ -39,10 +39,10 @@ class Job:
 
     Args:
         run: its directory.
-        overrides: what makes its configuration, as `prepare_overrides` returns them.
-        config: that configuration.
-        title: for people, "job 3 of 9".
-        environment: variables for its process, beside those of this one.
+        overrides: compose to `config`; as `prepare_overrides` returns them.
+        config: its configuration.
+        title: shown to the user, such as "job 3 of 9".
+        environment: variables for its process, in addition to those of this process.
     """
 
     run: RunDirectory
@@ -53,67 +53,68 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """The command that begins the run or goes on with it."""
+        """The command that starts or resumes the run."""
         place = f'++run_dir="{self.run.path.absolute().as_posix()}"'
         return [sys.executable, "-m", "fashion_lit", "train", *self.overrides, place]
 
     @property
     def log_file(self) -> Path:
-        """Where its output goes when several jobs run at once: beside the run's directory."""
+        """The file for its output when several jobs run at once, next to the run's directory."""
         return self.run.path.with_name(f"{self.run.path.name}.log")
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, from 0 to 1."""
+        """The fraction of the run's epochs that are done, in [0, 1]."""
         epochs = self.run.status.get("epoch", 0) if self.run.exists else 0
         return min(1.0, epochs / self.config["trainer"]["max_epochs"])
 
 
 class JobSource(Protocol):
-    """Where a launcher gets its jobs."""
+    """Supplies a launcher with jobs."""
 
-    total: int  # jobs in all, those done before included
+    total: int  # number of jobs, including those done before
 
     @property
     def num_done(self) -> int:
-        """How many have ended, well or not."""
+        """The number of jobs that have ended, successfully or not."""
         ...
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no job will come any more."""
+        """Whether `take` has no more jobs to return."""
         ...
 
     def take(self) -> Job | None:
-        """Return a job to start now, if there is one."""
+        """Return a job to start now, or None."""
         ...
 
     def give_back(self, job: Job, exit_code: int) -> None:
-        """Take note that a job's process has ended."""
+        """Record that a job's process has ended."""
         ...
 
 
 class Launcher(ABC):
-    """How the jobs of a sweep are started."""
+    """Starts the jobs of a sweep."""
 
     @abstractmethod
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError if runs of these configurations cannot be started so."""
+        """Raise UserError if this launcher cannot start runs of these configurations."""
 
     @abstractmethod
     def run(self, source: JobSource, signals: StopSignals) -> None:
-        """Run jobs until there are no more.
+        """Run jobs until the source has no more.
 
-        Raises Stopped once all have saved, if this process is asked to stop, or one of them was.
+        If this process or one of the jobs receives a stop signal, raises Stopped once all running
+        jobs have saved.
         """
 
 
 class LocalLauncher(Launcher):
-    """One job after another, each in this terminal."""
+    """Runs one job after another, each in this terminal."""
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError for runs on devices that are not there."""
+        """Raise UserError if a run's device is not available."""
         check_all_devices(configs)
 
     @override
@@ -126,10 +127,10 @@ class LocalLauncher(Launcher):
 
 
 class ParallelLauncher(Launcher):
-    """Several jobs at once, each with a GPU, or with its share of the CPU's cores.
+    """Runs several jobs at once, each with one GPU or a share of the CPU cores.
 
     Args:
-        num_jobs: how many. With fewer GPUs than jobs, some share one.
+        num_jobs: the number of concurrent jobs. With fewer GPUs than jobs, some share one.
     """
 
     def __init__(self, *, num_jobs: PositiveInt) -> None:
@@ -137,7 +138,7 @@ class ParallelLauncher(Launcher):
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError for runs on several devices, whose shares would overlap, or on none."""
+        """Raise UserError if a run needs several devices, or one that is not available."""
         check_all_devices(configs)
         for config in configs:
             if config["trainer"].get("devices", 1) != 1:
@@ -171,22 +172,23 @@ def check_all_devices(configs: Sequence[Mapping[str, Any]]) -> None:
 def device_share(slot: int, num_slots: int) -> dict[str, str]:
     """Return the environment variables that give one of `num_slots` processes its share.
 
-    With GPUs, one of them, in turn; threads in any case, since data are prepared by them.
+    Sets OMP_NUM_THREADS always, since CPU threads prepare the data, and CUDA_VISIBLE_DEVICES to one
+    GPU, round-robin over the slots, if the machine has any.
     """
     share = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_slots))}
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if num_devices := torch.cuda.device_count():
         names = [str(i) for i in range(num_devices)] if given is None else given.split(",")
-        # Of the names given, CUDA takes those before the first that it does not find.
+        # CUDA ignores the first name that it does not find and all names after it.
         share["CUDA_VISIBLE_DEVICES"] = names[slot % num_devices].strip()
     return share
 
 
 class Watch(Protocol):
-    """Told what runs now, again and again; and which jobs have ended."""
+    """Called at every poll with the running jobs and those that have ended since the last one."""
 
     def __call__(self, running: Sequence[Job], ended: Sequence[Job]) -> None:
-        """Show it."""
+        """Show the progress."""
         ...
 
 
@@ -194,7 +196,7 @@ class Start(Protocol):
     """Starts a job's process in one of several slots."""
 
     def __call__(self, job: Job, slot: int) -> "subprocess.Popen[bytes]":
-        """Start it."""
+        """Start the process."""
         ...
 
 
@@ -206,10 +208,13 @@ def run_processes(
     num_slots: int,
     watch: Watch = lambda running, ended: None,
 ) -> None:
-    """Keep `num_slots` processes running until the source has no more jobs; may raise Stopped."""
+    """Keep `num_slots` processes running until the source has no more jobs.
+
+    Raises Stopped after a stop signal, once all processes have ended.
+    """
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-    told = False
-    signals.wait_for_a_good_moment = True
+    forwarded = False
+    signals.defer_stop = True
     while True:
         for slot in set(range(num_slots)) - running.keys():
             if signals.received is None and (job := source.take()) is not None:
@@ -217,26 +222,27 @@ def run_processes(
         if not running and (source.is_exhausted or signals.received is not None):
             break
         time.sleep(POLL_SECONDS)
-        if signals.received is not None and not told and os.name != "nt":
+        if signals.received is not None and not forwarded and os.name != "nt":
             for _, process in running.values():
-                process.send_signal(signal.SIGTERM)  # a Ctrl-C has reached them already, maybe
-            told = True
+                process.send_signal(signal.SIGTERM)  # a Ctrl-C may already have reached them
+            forwarded = True
         ended = [(slot, *pair) for slot, pair in running.items() if pair[1].poll() is not None]
         for slot, job, process in ended:
             del running[slot]
             source.give_back(job, process.returncode)
             signals.received = signals.received or stopped_by(process.returncode)
         watch([job for job, _ in running.values()], [job for _, job, _ in ended])
-    signals.wait_for_a_good_moment = False
+    signals.defer_stop = False
     if signals.received is not None:
         raise Stopped(signals.received)
 
 
 def stopped_by(exit_code: int) -> int | None:
-    """Return the signal that asked a job to stop, as its exit code tells; None if it was not asked.
+    """Return the stop signal that an exit code stands for, or None if the job was not stopped.
 
-    A job that had no time to install its handlers is ended by the signal itself. Any other code is
-    a crash: on Windows they are large numbers, 0xC0000005 for a wrong memory access.
+    The code is 128 plus the signal's number, or minus that number if the job had not yet installed
+    its signal handlers. All other codes are crashes; on Windows those are large numbers, such as
+    0xC0000005 for an access violation.
     """
     if exit_code == WINDOWS_CTRL_C:
         return signal.SIGINT
@@ -246,7 +252,7 @@ def stopped_by(exit_code: int) -> int | None:
 
 @contextmanager
 def show_progress(source: JobSource) -> Iterator[Watch]:
-    """Show one bar over all jobs, and a line for each that ends."""
+    """Show one progress bar over all jobs, and print a line for each job that ends."""
     with tqdm(
         total=source.total,
         disable=None,  # no bar in files and pipes
@@ -273,11 +279,11 @@ def show_progress(source: JobSource) -> Iterator[Watch]:
 
 
 def describe_end(job: Job) -> str:
-    """Say in a line how a job's run stands after its process."""
+    """Describe in one line the state of a job's run after its process has ended."""
     status = job.run.status if job.run.exists else {}
     state = status.get("state", "not begun")
     state = "killed" if state == "running" else state
-    told = f"{state:<11}  {job.title}: {job.run.path.name}"
+    line = f"{state:<11}  {job.title}: {job.run.path.name}"
     if state in ("finished", "pruned"):
-        return told
-    return f"{told}; {status.get('reason', '')} (see {job.log_file.name})"
+        return line
+    return f"{line}; {status.get('reason', '')} (see {job.log_file.name})"

@@ -1,7 +1,7 @@
-"""What leans on Optuna's private parts; a test fails when they move.
+"""All uses of Optuna's private attributes; a test fails if they disappear.
 
-Optuna lets any process report for a trial and end it, but only by the identifier of the trial in
-its storage, which it does not give away.
+Optuna lets any process report for a trial and end it, but only by the trial's identifier in the
+storage, which has no public accessor.
 """
 
 from typing import TYPE_CHECKING
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def trial_id(trial: "optuna.Trial | optuna.trial.FrozenTrial") -> int:
-    """Return the identifier of a trial in its study's storage, for `optuna.Trial(study, id)`."""
+    """Return a trial's identifier in its study's storage, for `optuna.Trial(study, id)`."""
     return trial._trial_id

@@ -1,8 +1,8 @@
-"""How a run of a search tells it of its epochs, and is told to give up.
+"""Report a trial's epochs to its study and end the run if the study prunes it.
 
-    pruning = pruning_from_environment()  # a callback, if a search started this process
+    callbacks = pruning_from_environment()  # one callback if a search started this process
 
-`search` starts runs as processes of their own; an environment variable names their trial.
+`search` starts each run as a separate process; an environment variable identifies its trial.
 """
 
 import json
@@ -28,10 +28,10 @@ METRIC = "val/accuracy"
 
 
 class Pruning(L.Callback):
-    """Reports val/accuracy at every epoch's end, and ends a run that the study's pruner gives up.
+    """Reports val/accuracy after every epoch and raises Pruned if the study's pruner says so.
 
     Args:
-        trial: of the study.
+        trial: the trial of this run.
     """
 
     def __init__(self, trial: "optuna.Trial") -> None:
@@ -39,31 +39,31 @@ class Pruning(L.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        hopeless = False
+        should_prune = False
         epochs_done = trainer.current_epoch + 1
         if trainer.is_global_zero and METRIC in trainer.callback_metrics:
             reported = self.trial.study.trials[self.trial.number]
-            if epochs_done not in reported.intermediate_values:  # an epoch done again is the same
+            if epochs_done not in reported.intermediate_values:  # else it repeats after a resume
                 self.trial.report(float(trainer.callback_metrics[METRIC]), epochs_done)
-            hopeless = self.trial.should_prune()
-        if trainer.strategy.reduce_boolean_decision(hopeless, all=False):
+            should_prune = self.trial.should_prune()
+        if trainer.strategy.reduce_boolean_decision(should_prune, all=False):
             raise Pruned(f"after epoch {epochs_done} of {trainer.max_epochs}")
 
 
 def pruning_from_environment() -> list[Pruning]:
-    """Return the callback of the trial that this process runs; none unless it may be pruned."""
-    told = os.environ.get(TRIAL_VARIABLE)
-    if not told:
+    """Return the pruning callback of this process's trial; [] if there is no trial to prune."""
+    value = os.environ.get(TRIAL_VARIABLE)
+    if not value:
         return []
     import optuna
 
-    trial = json.loads(told)
+    trial = json.loads(value)
     study = load_study(Path(trial["study"]), trial["pruner"])
     return [Pruning(optuna.Trial(study, trial["id"]))]
 
 
 def trial_environment(sweep_dir: Path, trial_id: int, pruner: str) -> Mapping[str, str]:
-    """Return the environment variables that let a process find its trial."""
+    """Return the environment variables that identify a process's trial; {} without a pruner."""
     if pruner == "none":
         return {}
     study = (sweep_dir / STUDY_FILE).absolute().as_posix()
@@ -71,18 +71,18 @@ def trial_environment(sweep_dir: Path, trial_id: int, pruner: str) -> Mapping[st
 
 
 def load_study(path: Path, pruner: str) -> "optuna.Study":
-    """Open a study, which is created if there is none.
+    """Open a study, or create it if it does not exist.
 
     Args:
         path: its SQLite file.
-        pruner: "median", or "none".
+        pruner: "median" or "none".
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruners = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
-    waiting = {"connect_args": {"timeout": 60}}  # seconds, for another process that writes
-    with FileLock(path.with_suffix(".lock")):  # two processes may begin the same study
+    waiting = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
+    with FileLock(path.with_suffix(".lock")):  # two processes may create the study at once
         storage = optuna.storages.RDBStorage(f"sqlite:///{path.as_posix()}", engine_kwargs=waiting)
         return optuna.create_study(
             storage=storage,

@@ -1,8 +1,8 @@
-"""Rank the runs of a sweep from nothing but their directories.
+"""Rank the runs of a sweep from their directories alone.
 
     entries = rank(read_runs(Path("sweeps/lr")), "val/accuracy")
 
-Runs that differ in their seed alone are one entry: mean and standard deviation over its seeds.
+Runs that differ only in their seed form one entry, with the mean and standard deviation over seeds.
 """
 
 import json
@@ -21,15 +21,15 @@ from fashion_lit.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Run:
-    """What one directory of a sweep tells.
+    """The contents of one directory of a sweep.
 
     Args:
         path: the directory.
         settings: flat, {"optimizer.lr": 0.1, …}; {} if they cannot be read.
-        metrics: of a finished run, else {}.
-        state: of `status.json`; "killed" where no process trains any more, "damaged" for what
-            cannot be read.
-        note: progress of an unfinished run, or the reason of a failure.
+        metrics: metrics of a finished run, else {}.
+        state: the state in `status.json`; "killed" if that is "running" but no process trains the
+            run, "damaged" if the directory cannot be read.
+        note: the progress of an unfinished run, or the reason for a failure.
     """
 
     path: Path
@@ -44,9 +44,9 @@ class Entry:
     """One row of a leaderboard: the runs of one configuration.
 
     Args:
-        runs: one for each seed.
-        metric: the ranked metric of the finished ones, by seed.
-        near_best: whether its distance to the best is within noise.
+        runs: one run for each seed.
+        metric: the ranked metric of the finished runs, by seed.
+        near_best: whether the difference to the best entry is within noise.
     """
 
     runs: Sequence[Run]
@@ -55,29 +55,29 @@ class Entry:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds; nan if none is finished."""
+        """The mean over seeds; NaN if no run is finished."""
         return statistics.fmean(self.metric.values()) if self.metric else math.nan
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation over seeds; nan for fewer than two."""
+        """The sample standard deviation over seeds; NaN for fewer than two."""
         return statistics.stdev(self.metric.values()) if len(self.metric) > 1 else math.nan
 
     @property
     def seconds(self) -> float | None:
-        """Mean time that a finished run took, in seconds."""
-        told = [run.metrics["seconds"] for run in self.runs if "seconds" in run.metrics]
-        return statistics.fmean(told) if told else None
+        """The mean duration of the finished runs in seconds; None if no run is finished."""
+        durations = [run.metrics["seconds"] for run in self.runs if "seconds" in run.metrics]
+        return statistics.fmean(durations) if durations else None
 
 
 def read_runs(sweep_dir: Path) -> list[Run]:
-    """Read every directory of a sweep that holds a run, or the remains of one."""
+    """Read every directory of a sweep, complete or damaged, except hidden ones."""
     folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [read_run(folder) for folder in folders]
 
 
 def read_run(folder: Path) -> Run:
-    """Read one directory; what is wrong with it becomes its note, never an error."""
+    """Read one directory; a damaged one raises nothing, its `note` says what is wrong."""
     run = RunDirectory(folder)
     try:
         if not run.exists:
@@ -111,7 +111,7 @@ def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> list[Entry]:
-    """Fold seeds and sort by the mean of `metric`, the best first, unfinished entries last."""
+    """Group the runs over seeds and sort by mean `metric`, best first, unfinished entries last."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.settings:
@@ -132,11 +132,11 @@ def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> l
 
 
 def is_near(best: Entry, other: Entry, metric: str) -> bool:
-    """Whether 0 lies in the 95 % interval of the difference of two entries.
+    """Whether the 95 % interval of the difference between two entries contains 0.
 
-    Student's, paired over common seeds, where there are at least three; else, for accuracies, by
-    the binomial error of the validation images. The two share those, so it errs on the side of
-    "near"; but it knows nothing of the spread between seeds.
+    With at least three common seeds this is Student's interval, paired over those seeds. Otherwise,
+    for accuracies only, it is the binomial error of the validation images. Both entries use the
+    same images, so that error is too large and favours "near"; it ignores the spread between seeds.
     """
     common = best.metric.keys() & other.metric.keys()
     if len(common) >= 3:
@@ -151,7 +151,7 @@ def is_near(best: Entry, other: Entry, metric: str) -> bool:
 
 
 def varied_settings(entries: Sequence[Entry]) -> list[str]:
-    """List the settings that differ between entries; of those that one implies, all."""
+    """List the settings that differ between entries, including those that follow from another."""
     values: dict[str, set[str]] = {}
     keys = {key for entry in entries for key in entry.runs[0].settings} - {"seed"}
     for entry in entries:

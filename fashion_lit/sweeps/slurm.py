@@ -19,22 +19,22 @@ from fashion_lit.files import write_atomically
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
 
-FOLDER = ".slurm"  # in the sweep's directory: submitit's logs, and which job runs what
-QUEUE_SECONDS = 5.0  # between two looks at the queue
-MAX_TIMEOUTS = 1000  # a run may take as many time slices
+FOLDER = ".slurm"  # in the sweep's directory: submitit's logs and jobs.json, {run: SLURM job}
+QUEUE_SECONDS = 5.0  # between two queries of the queue
+MAX_TIMEOUTS = 1000  # how often a run may reach its time limit and be requeued
 
 
 class SlurmLauncher(Launcher):
-    """Jobs of a cluster, a job array; each is queued again when its time is up or it is preempted.
+    """Submits a job array; a job is requeued when it reaches its time limit or is preempted.
 
     Args:
-        partition: None for the cluster's default.
-        time_minutes: a job's time limit; what needs longer is queued again.
+        partition: SLURM partition; None for the cluster's default.
+        time_minutes: a job's time limit; a run that needs longer is requeued.
         gpus_per_node: 0 for none.
-        cpus_per_task: cores, and threads, of each process.
-        memory_gb: of a job, or None for the cluster's default.
-        num_jobs: how many run at once.
-        warning_seconds: how long before its time is up a run is told to save.
+        cpus_per_task: cores and threads of each process.
+        memory_gb: memory of a job; None for the cluster's default.
+        num_jobs: the number of jobs that run at once.
+        warning_seconds: the time before the limit at which a run is signalled to save.
         sbatch: any other options of sbatch, {"account": "mine"}.
     """
 
@@ -64,7 +64,7 @@ class SlurmLauncher(Launcher):
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError where there is no SLURM, or no submitit."""
+        """Raise UserError without SLURM or submitit, or if trainer.devices is not a number."""
         if shutil.which("sbatch") is None:
             raise UserError(
                 "Expected the command `sbatch` for launcher=slurm, but there is none; type this on "
@@ -80,7 +80,7 @@ class SlurmLauncher(Launcher):
 
     @override
     def run(self, source: JobSource, signals: StopSignals) -> None:
-        active: dict[str, Job] = {}  # by SLURM's number
+        active: dict[str, Job] = {}  # by SLURM job ID
         with show_progress(source) as show:
             while True:
                 jobs = list(iter(source.take, None))
@@ -96,7 +96,7 @@ class SlurmLauncher(Launcher):
                 wait(active)
 
     def attach(self, jobs: Sequence[Job]) -> dict[str, Job]:
-        """Submit what is not queued or running already; returns {SLURM's number: job}."""
+        """Submit the jobs that are not queued or running; returns {SLURM job ID: job} for all."""
         folder = jobs[0].run.path.parent / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         record = folder / "jobs.json"
@@ -113,8 +113,8 @@ class SlurmLauncher(Launcher):
         return found | submitted
 
     def submit(self, jobs: Sequence[Job], folder: Path) -> dict[str, Job]:
-        """Submit jobs, an array for each number of processes; returns {SLURM's number: job}."""
-        from submitit import SlurmExecutor  # an extra
+        """Submit one array for each number of processes; returns {SLURM job ID: job}."""
+        from submitit import SlurmExecutor  # in the extra [slurm]
 
         from fashion_lit.sweeps.slurm_task import SlurmTask
 
@@ -142,7 +142,7 @@ class SlurmLauncher(Launcher):
 
 
 def num_processes(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return a run's nodes and the processes on each; raises UserError unless they are told."""
+    """Return the number of nodes and of processes on each; raises UserError if not a number."""
     devices, num_nodes = (config["trainer"].get(key, 1) for key in ("devices", "num_nodes"))
     if not isinstance(devices, int) or devices < 1:
         raise UserError(
@@ -153,23 +153,23 @@ def num_processes(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def read_queue() -> set[str]:
-    """Return the numbers of this user's jobs that wait or run; asks again if SLURM is silent."""
+    """Return the IDs of this user's queued and running jobs; repeats squeue until it succeeds."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     while True:
-        told = subprocess.run(command, capture_output=True, text=True)
-        if told.returncode == 0:
-            return set(told.stdout.split())
-        print(f"squeue: {told.stderr.strip()}; asking again", file=sys.stderr, flush=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            return set(done.stdout.split())
+        print(f"squeue: {done.stderr.strip()}; retrying", file=sys.stderr, flush=True)
         time.sleep(QUEUE_SECONDS)
 
 
 def wait(numbers: Iterable[str]) -> None:
-    """Wait before the next look at the queue; raises Stopped when asked to stop."""
+    """Wait before the next query of the queue; on a stop, print how to cancel and raise Stopped."""
     try:
         time.sleep(QUEUE_SECONDS)
     except Stopped:
         print(
-            "\nThe cluster goes on; the same command watches it again. To stop its jobs:\n"
+            "\nThe cluster's jobs continue; the same command watches them. To cancel them:\n"
             f"  scancel {' '.join(sorted(numbers))}",
             flush=True,
         )

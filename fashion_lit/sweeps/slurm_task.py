@@ -1,6 +1,6 @@
-"""What runs on a cluster's node: one command, stopped in time and queued again.
+"""The task on a cluster node: run one command, stop it before its time limit and requeue it.
 
-It imports little, so that the process that waits for the command costs little memory.
+This module imports little, so that the process that waits for the command uses little memory.
 """
 
 import os
@@ -14,12 +14,12 @@ from submitit.helpers import DelayedSubmission
 
 
 class SlurmTask:
-    """A command that submitit runs, and queues again when its time is up or it is preempted.
+    """A command that submitit runs, and requeues at its time limit or when it is preempted.
 
     Args:
-        command: its words; typed again, it goes on where it was.
-        environment: variables for its process, beside those of the job.
-        log_file: what its output is appended to.
+        command: its arguments; run again, it must resume where it stopped.
+        environment: variables for its process, in addition to those of the job.
+        log_file: the file to which its output is appended.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class SlurmTask:
         return process.wait()
 
     def checkpoint(self) -> DelayedSubmission:
-        """Stop the command and wait until it has saved; returns what to queue again.
+        """Stop the command and wait until it has saved; returns the submission to requeue.
 
-        A signal handler of submitit calls it, so it may interrupt `__call__` in the middle of
-        `wait`, whose lock must not be asked for again.
+        submitit's signal handler calls this method, possibly while `__call__` is inside
+        `Popen.wait` and holds its lock, so it must not call `Popen.wait` itself.
         """
         if self._process_id is not None:
             with suppress(ProcessLookupError, ChildProcessError):

@@ -1,4 +1,4 @@
-"""What a search draws from, and what it leaves fixed."""
+"""The space of a search: the distribution of each searched setting, and the fixed overrides."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,21 +20,24 @@ from fashion_lit.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
-SPACE = "space"  # of conf/search/
+SPACE = "space"  # the override that chooses a file of conf/search/
 SEARCH_LAUNCHERS = ("local", "parallel")
 
 
 def read_space(
     overrides: Sequence[str],
 ) -> tuple[dict[str, "optuna.distributions.BaseDistribution"], list[str]]:
-    """Return what is searched, by setting, and the overrides that all trials share."""
+    """Split overrides into the search space and the overrides that all trials share.
+
+    Returns ({setting: distribution}, shared overrides). Raises UserError if nothing is searched.
+    """
     prepared = prepare_overrides(expand(overrides, SPACE, SPACES))
     check_mode(prepared, multirun=True)
     parsed = [parse_override(text) for text in prepared]
     space = {o.key_or_group: distribution(o) for o in parsed if o.is_sweep_override()}
     if not space:
         raise UserError(
-            "Expected something to search, such as space=lr_batch_size or "
+            "Expected a setting to search, such as space=lr_batch_size or "
             "'optimizer.lr=tag(log,interval(1e-2,1))', but every setting has one value."
         )
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
@@ -44,9 +47,10 @@ def read_space(
 def check_corners(
     space: Mapping[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]
 ) -> Config:
-    """Raise UserError unless runs can be built of the first values and of the last ones.
+    """Check the configurations made of all first values and of all last values of the space.
 
-    Returns the configuration of the first.
+    Returns the configuration of the first values. Raises UserError if either is invalid, or if
+    their launcher cannot run a search.
     """
     corners = [[f"{key}={ends(values)[i]}" for key, values in space.items()] for i in (0, 1)]
     overrides = [[*fixed, *prepare_overrides(corner)] for corner in corners]
@@ -56,15 +60,15 @@ def check_corners(
     name, possible = first["launcher"]["name"], ", ".join(SEARCH_LAUNCHERS)
     if name not in SEARCH_LAUNCHERS:
         raise UserError(
-            f"Expected `launcher` to be one of {possible}, since a search learns from each trial "
-            f"before the next, but got {name!r}; several cluster jobs may each run this command "
-            "with the same sweep_name."
+            f"Expected `launcher` to be one of {possible}, since each trial of a search depends on "
+            f"those before it, but got {name!r}; on a cluster, run this command with the same "
+            "sweep_name in several jobs."
         )
     return first
 
 
 def ends(space: "optuna.distributions.BaseDistribution") -> tuple[Any, Any]:
-    """Return the first and the last value of what a setting is drawn from."""
+    """Return the first and the last value of a distribution."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(space, CategoricalDistribution):
@@ -74,10 +78,10 @@ def ends(space: "optuna.distributions.BaseDistribution") -> tuple[Any, Any]:
 
 
 def distribution(swept: Override) -> "optuna.distributions.BaseDistribution":
-    """Return what Optuna draws a setting from, for Hydra's choice, range, interval and tag(log).
+    """Convert Hydra's choice, range, interval or tag(log, …) to an Optuna distribution.
 
-    Numbers of an interval are drawn from all of it, of int(interval(a,b)) as whole numbers;
-    raises UserError for an interval that is empty, or logarithmic and not positive.
+    interval(a,b) is continuous, int(interval(a,b)) gives integers. Raises UserError for an interval
+    that is empty, or logarithmic and not positive.
     """
     from optuna import distributions
 

@@ -1,7 +1,7 @@
 """The trials of an Optuna study, as jobs that a launcher starts.
 
-Several processes may work on one study. A trial belongs to the process that holds its lock, which
-ends with the process, so what a killed one leaves behind is found and finished by any other.
+Several processes may work on one study. A trial belongs to the process that holds its file lock.
+The lock ends with the process, so any other process can finish the trials of a killed one.
 """
 
 import json
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "random")
-LOCKS = ".search"  # in the sweep's directory: whose trial is whose
+LOCKS = ".search"  # in the sweep's directory: one lock file for each trial
 
 
 class Trials(JobSource):
-    """Those that a stopped process left behind first, then new ones.
+    """The trials of a study: first those that a stopped process left unfinished, then new ones.
 
     Args:
-        study: where they are recorded.
-        space: what is searched.
+        study: the study that records the trials.
+        space: the distribution of each searched setting.
         fixed: the overrides that all trials share.
-        sweep_dir: where their runs lie.
-        num_trials: how many in all.
+        sweep_dir: the folder of the trials' run directories.
+        num_trials: the number of trials in all processes together.
         sampler: "tpe" or "random".
         pruner: "median" or "none".
-        seed: of the sampler.
+        seed: seed of the sampler.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class Trials(JobSource):
     @property
     @override
     def num_done(self) -> int:
-        """How many trials have ended, in any process."""
+        """The number of trials that have ended, in any process."""
         return sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
 
     @property
     @override
     def is_exhausted(self) -> bool:
-        """Whether all trials have ended, or belong to a process."""
+        """Whether every trial has ended or belongs to a process."""
         return self._exhausted
 
     @override
     def take(self) -> Job | None:
-        """Return a trial that was left behind, or a new one; records what is done already."""
+        """Return an unfinished or a new trial, or None; record trials whose runs have ended."""
         self._exhausted = True
         waiting: set[int] = set()
         while True:
@@ -94,7 +94,7 @@ class Trials(JobSource):
             job = self._job(trial)
             if job is None:
                 self._end(trial, "FAIL")
-            elif job.run.exists and job.run.is_locked():  # by a process whose parent was killed
+            elif job.run.exists and job.run.is_locked():  # by a run whose search was killed
                 waiting.add(trial.number)
                 self._release(trial)
                 self._exhausted = False
@@ -104,7 +104,7 @@ class Trials(JobSource):
 
     @override
     def give_back(self, job: Job, exit_code: int) -> None:
-        """Tell the study how a trial ended; one that was stopped goes on another time."""
+        """Record in the study how a trial ended; release a stopped trial so that it can resume."""
         trial = self._running.pop(job.run.path)
         if self._record(trial, job):
             return
@@ -114,7 +114,7 @@ class Trials(JobSource):
             self._end(trial, "FAIL")
 
     def _adopt(self, without: Collection[int]) -> "optuna.Trial | None":
-        """Return a trial that was begun and that no process holds, now held by this one."""
+        """Lock and return a running trial that no process holds, or return None."""
         import optuna
 
         running = (optuna.trial.TrialState.RUNNING,)
@@ -123,7 +123,7 @@ class Trials(JobSource):
                 continue
             if self._hold(known.number):
                 trial = optuna.Trial(self.study, trial_id(known))
-                if self.study.trials[known.number].state.is_finished():  # a moment ago
+                if self.study.trials[known.number].state.is_finished():  # since the query
                     self._release(trial)
                     continue
                 return trial
@@ -136,11 +136,11 @@ class Trials(JobSource):
         self.study.sampler = make_sampler(self.sampler, self.seed, num_trials)
         trial = self.study.ask(self.space)
         held = self._hold(trial.number)
-        assert held, "nobody else can hold a trial that did not exist"
+        assert held, "no other process can hold a trial that has just been created"
         return trial
 
     def _job(self, trial: "optuna.Trial") -> Job | None:
-        """Return a trial's run, or None, and say so, if its settings cannot be."""
+        """Return a trial's job; if its settings are invalid, print the error and return None."""
         drawn = [f"{key}={value}" for key, value in trial.params.items()]
         name = f"trial_{trial.number:04}"
         try:
@@ -148,11 +148,11 @@ class Trials(JobSource):
         except UserError as error:
             print(f"trial {trial.number}: {error}", file=sys.stderr, flush=True)
             return None
-        told = trial_environment(self.sweep_dir, trial_id(trial), self.pruner)
-        return replace(job, title=", ".join(drawn), environment=told)
+        environment = trial_environment(self.sweep_dir, trial_id(trial), self.pruner)
+        return replace(job, title=", ".join(drawn), environment=environment)
 
     def _record(self, trial: "optuna.Trial", job: Job) -> bool:
-        """Tell the study how a trial's run ended, if it has ended by itself."""
+        """Record the result of a trial's run in the study; return whether the run has ended."""
         state = job.run.status.get("state") if job.run.exists else None
         if state == "finished":
             self._end(trial, "COMPLETE", job.run.metrics[METRIC])
@@ -183,7 +183,10 @@ class Trials(JobSource):
 
 
 def make_sampler(name: str, seed: int, num_trials: int) -> "optuna.samplers.BaseSampler":
-    """Return what draws the next trial: a function of the seed and the trials before it."""
+    """Build the sampler of the next trial.
+
+    Its draws depend only on `seed`, the number of earlier trials and those trials' results.
+    """
     from optuna import samplers
 
     derived = derive_seed(seed, num_trials) % 2**32
@@ -196,19 +199,22 @@ def check_same_search(
     space: Mapping[str, "optuna.distributions.BaseDistribution"],
     fixed: Sequence[str],
 ) -> None:
-    """Raise UserError if the study was begun with another space or other settings."""
+    """Record the space and fixed settings in a new study.
+
+    Raises UserError if the study was started with others.
+    """
     elsewhere = ("output_root", "sweep_name", "launcher")
     keys = {text: parse_override(text).key_or_group.split(".")[0] for text in fixed}
     wanted = {
         "space": {key: str(values) for key, values in sorted(space.items())},
         "settings": sorted(text.lstrip("+") for text in fixed if keys[text] not in elsewhere),
     }
-    begun = study.user_attrs
+    recorded = study.user_attrs
     for key, value in wanted.items():
-        if key not in begun:
+        if key not in recorded:
             study.set_user_attr(key, value)
-        elif begun[key] != value:
+        elif recorded[key] != value:
             raise UserError(
-                f"Expected the {key} that this search was begun with, {json.dumps(begun[key])}, "
+                f"Expected the {key} that this search began with, {json.dumps(recorded[key])}, "
                 f"but got {json.dumps(value)}; choose another sweep_name."
             )

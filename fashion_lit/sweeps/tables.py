@@ -1,4 +1,4 @@
-"""The leaderboard as rows, Markdown and CSV."""
+"""Format a leaderboard as rows, Markdown and CSV."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from fashion_lit.text import align
 
 
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
-    """Return one row, ready for every format; what is not known is None."""
+    """Return one row of the leaderboard as a dict; unknown values are None."""
     return {
         "rank": place if entry.metric else None,
         **{column: entry.runs[0].settings.get(column) for column in columns},
@@ -26,14 +26,14 @@ def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]
 
 
 def describe_state(entry: Entry) -> str:
-    """Say how the runs of an entry stand, the unfinished ones with their progress or reason."""
+    """Describe the states of an entry's unfinished runs, with progress or reason; or "finished"."""
     unfinished = [run for run in entry.runs if run.state != "finished"]
-    told = [f"{run.state} ({run.note})" if run.note else run.state for run in unfinished]
-    return "; ".join(told) or "finished"
+    states = [f"{run.state} ({run.note})" if run.note else run.state for run in unfinished]
+    return "; ".join(states) or "finished"
 
 
 def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
-    """Return the rows as a Markdown table whose columns line up on a screen too."""
+    """Return the rows as a Markdown table whose columns are also aligned as plain text."""
     hidden = ("jobs", "near_best")
     names = [name for name in rows[0] if name not in hidden]
     heads = {"mean": metric, "rank": "#"}
@@ -49,7 +49,7 @@ def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
 
 
 def cell(row: dict[str, Any], name: str) -> str:
-    """Format one value for people."""
+    """Format one value of a row for the Markdown table."""
     value = row[name]
     if value is None:
         return "-"
@@ -65,13 +65,13 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 
 def trouble(runs: Sequence[Run]) -> str:
-    """Name the directories that hold no readable run."""
+    """Return a Markdown list of the directories without a readable run; "" if there are none."""
     damaged = [f"- {run.path.name}: {run.note}" for run in runs if not run.settings]
     return "\nNot ranked:\n\n" + "\n".join(damaged) + "\n" if damaged else ""
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as CSV, with every digit."""
+    """Return the rows as CSV, with unrounded numbers."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

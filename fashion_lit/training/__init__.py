@@ -1,1 +1,1 @@
-"""One run carried out: built, trained, shown, used."""
+"""One run: build it, train it, show its progress, predict with it."""

@@ -1,4 +1,4 @@
-"""From a checked configuration to the objects: classifier, data module, Trainer, launcher."""
+"""Build classifier, data module, callbacks and Trainer from a checked configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,10 +28,10 @@ from fashion_lit.training.callbacks import KeyedDropout, TrainingSpeed
 from fashion_lit.training.device import (
     check_devices,
     choose_precision,
-    chooses_by_timing,
     num_devices,
     resolve_accelerator,
     set_tf32,
+    timing_dependent_settings,
 )
 from fashion_lit.training.lightning_internals import LightningInternals
 from fashion_lit.training.tensorboard import Norms, TensorBoardPages, ValidationPictures
@@ -39,39 +39,40 @@ from fashion_lit.training.terminal import TerminalTable
 
 
 def build_classifier(config: Config) -> ImageClassifier:
-    """Build the classifier that `model.name` chooses."""
+    """Build the classifier named by `model.name`."""
     arguments = dict(config["model"])
     classifier = CLASSIFIERS[arguments.pop("name")]
     return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
 
 
 def with_available_devices(config: Config) -> tuple[Config, str]:
-    """Return a run's configuration as this machine can evaluate it, and a notice, or ""."""
+    """Return the configuration with devices of this machine, and a notice of a change, or ""."""
     trainer, data = config["trainer"], config["data"]
     try:
         check_devices(trainer, data["device"])
     except UserError:
         kind = resolve_accelerator("auto")
-        here = {
+        available = {
             "trainer": trainer | {"accelerator": kind, "devices": 1},
             "data": data | {"device": "auto"},
         }
-        notice = f"The run's devices are not on this machine; it is evaluated on its {kind}."
-        return config | here, notice
+        notice = f"This machine lacks the run's devices; the run is evaluated on {kind} instead."
+        return config | available, notice
     return config, ""
 
 
 def compile_network(network: nn.Module, config: Config) -> None:
-    """Let torch.compile translate a network if `trainer.compile` says so, at its first batch.
+    """Compile a network in place with torch.compile if `trainer.compile` is set.
 
-    In place, so that checkpoints keep their names; true is torch's default mode.
+    torch compiles it at its first batch. In place, so that the checkpoint's keys stay the same;
+    true selects torch's default mode.
     """
     if mode := config["trainer"].get("compile", False):
         network.compile(mode=None if mode is True else mode)
 
 
 def build_datamodule(config: Config) -> FashionMNISTDataModule:
-    """Build the data module over the images that `data.name` chooses; reads nothing yet."""
+    """Build the data module for the source named by `data.name`; reads no files yet."""
     arguments = dict(config["data"])
     source = SOURCES[arguments.pop("name")]
     source_arguments = {k: arguments.pop(k) for k in keyword_fields(source) if k in arguments}
@@ -84,20 +85,20 @@ def build_datamodule(config: Config) -> FashionMNISTDataModule:
 
 
 def draw_confusions(confusion: Tensor) -> Figure:
-    """Draw counts (10, 10), true classes in rows."""
+    """Draw the confusion matrix from counts (10, 10), true classes in rows."""
     return confusion_matrix_figure(confusion, CLASS_NAMES)
 
 
 def draw_pictures(images: Tensor, labels: Tensor, probabilities: Tensor) -> Figure:
-    """Draw images (N, H, W) with their labels (N,) and what is said of them (N, 10)."""
+    """Draw images (N, H, W) with their labels (N,) and predicted probabilities (N, 10)."""
     return pictures_figure(images, labels, probabilities, CLASS_NAMES)
 
 
 def choose_strategy(config: Config) -> str:
-    """Return Lightning's name of how several processes train together.
+    """Return Lightning's name of the strategy.
 
-    DDP waits for the gradients of all weights that are trainable when it starts, unless it looks in
-    each step for those that a frozen backbone leaves without one.
+    DDP waits for a gradient of every weight that is trainable when it starts. A frozen backbone
+    leaves some without one, so DDP then has to search for unused parameters in each step.
     """
     trainer = config["trainer"]
     strategy = trainer.get("strategy") or "auto"
@@ -109,7 +110,7 @@ def choose_strategy(config: Config) -> str:
 
 
 def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
-    """Build the callbacks that log, show and select; `ResumeCheckpoints` saves."""
+    """Build the callbacks that log, display and keep the best epoch; `build_trainer` adds more."""
     speed = TrainingSpeed()
     callbacks: list[L.Callback] = [
         KeyedDropout(config["seed"]),
@@ -145,10 +146,10 @@ def build_trainer(
     signals: StopSignals,
     more_callbacks: Sequence[L.Callback] = (),
 ) -> tuple[L.Trainer, ResumeCheckpoints]:
-    """Build Lightning's Trainer with everything that a run writes and shows."""
+    """Build Lightning's Trainer and logger; return the Trainer and its `ResumeCheckpoints`."""
     arguments: dict[str, Any] = dict(config["trainer"])
-    arguments.pop("compile", None)  # `compile_network` did it
-    arguments.pop("enable_progress_bar", None)  # TerminalTable has a bar
+    arguments.pop("compile", None)  # `compile_network` applies it
+    arguments.pop("enable_progress_bar", None)  # TerminalTable draws the bar
     arguments["strategy"] = choose_strategy(config)
     device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
     requested = arguments.pop("precision")
@@ -156,12 +157,12 @@ def build_trainer(
     set_tf32(requested, device_type)
     if notice:
         rank_zero_only(print)(notice)
-    if timed := chooses_by_timing(config["trainer"], device_type):
+    if timed := timing_dependent_settings(config["trainer"], device_type):
         rank_zero_only(print)(
-            f"{' and '.join(timed)} choose kernels by measured speed, so two runs need not be "
+            f"{' and '.join(timed)} may select kernels by measured speed, so two runs may not be "
             "bit-identical."
         )
-    points = ResumeCheckpoints(
+    resume_checkpoints = ResumeCheckpoints(
         run.last_checkpoint,
         **config["checkpoint"],
         config=config,
@@ -176,10 +177,15 @@ def build_trainer(
         enable_progress_bar=False,
         default_root_dir=run.path,
         logger=logger,
-        enable_autolog_hparams=False,  # TensorBoardPages logs them, with their metrics
-        use_distributed_sampler=False,  # every rank draws its own share already
+        enable_autolog_hparams=False,  # TensorBoardPages logs them with their metrics
+        use_distributed_sampler=False,  # the data module already gives every rank its share
         plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
-        callbacks=[LightningInternals(), points, *build_callbacks(config, run), *more_callbacks],
+        callbacks=[
+            LightningInternals(),
+            resume_checkpoints,
+            *build_callbacks(config, run),
+            *more_callbacks,
+        ],
     )
     logger.trainer = trainer
-    return trainer, points
+    return trainer, resume_checkpoints

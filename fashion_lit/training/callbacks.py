@@ -1,4 +1,4 @@
-"""Callbacks of every run: dropout that needs no stored state, and speed."""
+"""Callbacks of every run: reproducible dropout and training speed."""
 
 import time
 from typing import Any
@@ -9,11 +9,11 @@ from typing_extensions import override
 
 from fashion_lit.data.randomness import seed_default_generators
 
-DROPOUT_STREAM = 2  # beside the data module's streams 0 and 1
+DROPOUT_STREAM = 2  # the data module uses streams 0 and 1
 
 
 class KeyedDropout(L.Callback):
-    """Seeds every training step by (seed, epoch, step, rank), so dropout needs no stored state."""
+    """Seeds every training step with (seed, epoch, step, rank): dropout needs no saved state."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -29,8 +29,8 @@ class KeyedDropout(L.Callback):
 class TrainingSpeed(L.Callback):
     """Logs train/images_per_second of every epoch, over all ranks.
 
-    What happens between an epoch's first and last training batch counts, but no validation, nor
-    what other callbacks make of one.
+    Measures the time from an epoch's first to its last training batch, without validations and
+    other callbacks' work on them.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class TrainingSpeed(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start_epoch()  # a run that goes on in mid-epoch starts no epoch
+        self._start_epoch()  # resuming in mid-epoch skips on_train_epoch_start
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,7 +80,7 @@ class TrainingSpeed(L.Callback):
     def _stop_clock(self, pl_module: L.LightningModule) -> None:
         if self._since is None:
             return
-        if pl_module.device.type == "cuda":  # the device may be steps behind
+        if pl_module.device.type == "cuda":  # the GPU runs asynchronously
             torch.cuda.synchronize(pl_module.device)
         self.seconds += time.perf_counter() - self._since
         self._since = None

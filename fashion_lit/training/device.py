@@ -1,4 +1,4 @@
-"""Which device trains, in which number format, and how its memory is kept and counted."""
+"""Select the device and precision, tune malloc, and measure GPU memory."""
 
 import ctypes
 import platform
@@ -12,13 +12,13 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from fashion_lit.errors import UserError
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
-TF32 = "tf32"  # float32, of whose products NVIDIA's GPUs keep 10 bits
+TF32 = "tf32"  # float32 whose products NVIDIA GPUs round to 10 mantissa bits
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of CPUs that compute it, the fastest first
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # CPU features for native bf16, fastest first
 
 
 def resolve_accelerator(accelerator: str) -> str:
-    """Turn Lightning's "auto" and "gpu" into "cuda", "mps" or "cpu", as Lightning does."""
+    """Resolve Lightning's "auto" and "gpu" to "cuda", "mps" or "cpu", as Lightning does."""
     if accelerator not in ("auto", "gpu"):
         return accelerator
     if torch.cuda.is_available():
@@ -27,16 +27,16 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 def is_available(accelerator: str) -> bool:
-    """Whether there is a device of this kind here, "cpu", "cuda" or another one of Lightning's."""
+    """Return whether this machine has a device of a Lightning accelerator, such as "cuda"."""
     return AcceleratorRegistry[accelerator]["accelerator"].is_available()
 
 
 def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None:
-    """Raise UserError unless this machine has the devices that a configuration asks for.
+    """Raise UserError unless this machine has the devices of a configuration.
 
     Args:
-        trainer: its `trainer`, of which `accelerator` and `devices` count.
-        data_device: its `data.device`.
+        trainer: the configuration's `trainer`; only `accelerator` and `devices` are read.
+        data_device: the configuration's `data.device`.
     """
     if data_device == "cuda" and not is_available("cuda"):
         raise UserError(
@@ -54,7 +54,7 @@ def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None
     if not is_available(found) or (wanted == "gpu" and found == "cpu"):
         raise UserError(
             f"Expected a device for trainer.accelerator={wanted}, but PyTorch finds none on this "
-            "machine; use trainer.accelerator=auto, which takes what is there."
+            "machine; use trainer.accelerator=auto to select an available device."
         )
     kind = AcceleratorRegistry[found]["accelerator"]
     devices = trainer.get("devices", "auto")
@@ -64,14 +64,13 @@ def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None
         kind.parse_devices(devices)
     except (MisconfigurationException, TypeError, ValueError):
         raise UserError(
-            f"Expected `trainer.devices` to be a number of devices, or a list of some that are "
-            f"there, but got {devices!r}: PyTorch finds {kind.auto_device_count()} of the kind "
-            f"{found} on this machine."
+            f"Expected `trainer.devices` to be a number or a list of this machine's devices, but "
+            f"got {devices!r}: PyTorch finds {kind.auto_device_count()} of the kind {found}."
         ) from None
 
 
 def num_devices(trainer: Mapping[str, Any]) -> int:
-    """Return how many devices of this machine a configuration's `trainer` takes."""
+    """Return how many devices of this machine a configuration's `trainer` uses."""
     kind = AcceleratorRegistry[resolve_accelerator(trainer.get("accelerator", "auto"))]
     accelerator, devices = kind["accelerator"], trainer.get("devices", "auto")
     if devices == "auto":
@@ -80,9 +79,10 @@ def num_devices(trainer: Mapping[str, Any]) -> int:
 
 
 def native_precision(accelerator: str) -> str:
-    """Return the fastest safe precision of "cpu", "cuda" or "mps".
+    """Return the fastest safe precision on "cpu", "cuda" or "mps".
 
-    bf16 where the hardware computes it (emulated, it is slower than fp32), else fp16 on CUDA.
+    bf16 if the hardware supports it (emulated bf16 is slower than fp32), else fp16 on CUDA and
+    fp32 on CPU; fp32 on MPS.
     """
     if accelerator == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -95,10 +95,10 @@ def native_precision(accelerator: str) -> str:
 
 
 def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
-    """Return Lightning's name of the precision to use, and a notice ('' if there is none).
+    """Return Lightning's name of the precision to use, and a notice of a replacement, or "".
 
-    "auto" becomes `native_precision`; so does fp16 on a CPU, which cannot compute it. "tf32" is
-    fp32 to Lightning; `set_tf32` makes the difference.
+    "auto" becomes `native_precision`, and so does fp16 on a CPU, which does not support it. "tf32"
+    is fp32 in Lightning; `set_tf32` enables it.
     """
     if requested == "auto":
         return native_precision(accelerator), ""
@@ -107,24 +107,24 @@ def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
         return chosen, f"This CPU cannot train in fp16; it trains in {chosen} instead."
     if requested == TF32:
         has_units = accelerator == "cuda" and torch.cuda.is_tf32_supported()
-        return FP32, "" if has_units else "This device has no TF32; it computes in fp32 instead."
+        return FP32, "" if has_units else "This device does not support TF32; it uses fp32."
     return requested, ""
 
 
 def set_tf32(requested: str, accelerator: str) -> None:
-    """Let CUDA round float32 products to TF32 in precision "tf32", and not in fp32.
+    """Enable TF32 for float32 products on CUDA for precision "tf32", and disable it for fp32.
 
-    By default PyTorch does so in convolutions, and not in linear layers.
+    PyTorch's default enables it in convolutions but not in linear layers.
     """
     if accelerator == "cuda" and requested in (FP32, TF32):
         torch.set_float32_matmul_precision("high" if requested == TF32 else "highest")
         torch.backends.cudnn.allow_tf32 = requested == TF32
 
 
-def chooses_by_timing(trainer: Mapping[str, Any], accelerator: str) -> list[str]:
-    """Return the settings for which CUDA's kernels are chosen by how fast they just were.
+def timing_dependent_settings(trainer: Mapping[str, Any], accelerator: str) -> list[str]:
+    """Return the enabled settings that select CUDA kernels by measured speed.
 
-    Two runs may then take different ones, and differ in the last bits.
+    Two runs may then use different kernels, and their results may differ in the last bits.
     """
     if accelerator != "cuda":
         return []
@@ -132,21 +132,21 @@ def chooses_by_timing(trainer: Mapping[str, Any], accelerator: str) -> list[str]
 
 
 def tune_malloc() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones; glibc only.
+    """Let glibc keep the memory of freed tensors for the next ones; no-op with other C libraries.
 
-    By default it may give a step's activations back to Linux, which hands the same pages out again
-    one fault at a time: up to an eighth of a step. See mallopt(3).
+    By default glibc may return a step's activations to Linux, and the next step page-faults them
+    in again, which takes up to an eighth of a step. See mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    # One without the other would be worse than none: the library then stops adapting both.
-    if mallopt(M_MMAP_THRESHOLD, 32 * 2**20):  # bytes, the most that every glibc takes
+    # Set both: setting either one disables the dynamic adjustment of both, which would be worse.
+    if mallopt(M_MMAP_THRESHOLD, 32 * 2**20):  # bytes; the maximum that every glibc accepts
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return the peak memory of a CUDA device in GiB; nothing for other devices."""
+    """Return a CUDA device's peak allocated and reserved memory in GiB; {} for other devices."""
     if device.type != "cuda":
         return {}
     return {

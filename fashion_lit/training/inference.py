@@ -1,9 +1,9 @@
-"""From a run directory to the probabilities its model gives to each image.
+"""Load a trained run and predict the class probabilities of a split's images.
 
     model = load_run(RunDirectory(Path("runs/first")))
     predictions = predict(model, "test")  # probabilities (N, 10), labels (N,)
 
-Nothing is trained, and nothing of the run is changed.
+Nothing is trained, and the run directory is not changed.
 """
 
 import copy
@@ -26,7 +26,7 @@ from fashion_lit.runs.resume import find_restart, read_record
 from fashion_lit.training.build import build_datamodule, with_available_devices
 from fashion_lit.training.device import choose_precision, resolve_accelerator, set_tf32
 
-MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # where an image is, or a pixel further
+SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pixels down and right
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class TrainedRun:
     """A trained classifier and its data.
 
     Args:
-        run: where it comes from.
-        config: the run's.
-        checkpoint: its weights.
-        classifier: with the weights.
-        datamodule: the run's, set up; its images are in main memory.
-        accelerator: "cuda", "mps" or "cpu", where it predicts.
-        notice: what to know of it, or "".
+        run: its directory.
+        config: the run's configuration.
+        checkpoint: the file of its weights.
+        classifier: the classifier with these weights, in eval mode.
+        datamodule: the run's data module, set up, with its images in main memory.
+        accelerator: the device to predict on, "cuda", "mps" or "cpu".
+        notice: a remark on the checkpoint or the device for the user, or "".
     """
 
     run: RunDirectory
@@ -63,22 +63,22 @@ class TrainedRun:
 
 
 def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
-    """Rebuild a run's model from its directory alone; raises UserError where that fails.
+    """Rebuild a run's model from its directory; raises UserError if that fails.
 
     Args:
-        run: a run's directory.
-        checkpoint: "best", "last" or a file; None is the best one of a finished run, and the
-            newest one of another.
+        run: the run's directory.
+        checkpoint: "best", "last" or a file; None selects the best checkpoint of a finished run
+            and the newest valid one of an unfinished run.
     """
     if not run.exists:
-        raise UserError(f"Expected the directory of a run, but {run.path} holds no config.yaml.")
+        raise UserError(f"Expected the directory of a run, but {run.path} has no config.yaml.")
     config = run.config
     path, notice = choose_checkpoint(run, config, checkpoint)
     record = read_record(path)
     if record["config"]["model"] != config["model"]:
         raise UserError(
-            f"Expected a checkpoint of the run's own model, {network_name(config)}, but {path} is "
-            f"of another one ({network_name(record['config'])}, or other settings)."
+            f"Expected a checkpoint of the run's model, {network_name(config)}, but {path} has "
+            f"{network_name(record['config'])} or other model settings."
         )
     classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
         path, map_location="cpu", weights_only=True
@@ -87,30 +87,30 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
     datamodule = build_datamodule(in_memory)
     datamodule.prepare_data()
     datamodule.setup()
-    here, moved = with_available_devices(config)
-    accelerator = resolve_accelerator(here["trainer"].get("accelerator", "auto"))
-    notice = " ".join(filter(None, (notice, moved)))
+    available, device_notice = with_available_devices(config)
+    accelerator = resolve_accelerator(available["trainer"].get("accelerator", "auto"))
+    notice = " ".join(filter(None, (notice, device_notice)))
     return TrainedRun(run, config, path, classifier.eval(), datamodule, accelerator, notice)
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
-    """Return the file to evaluate, and what to know of it; raises UserError if there is none."""
+    """Return the checkpoint to evaluate and a notice, or ""; raises UserError if there is none."""
     named = {"best": run.best_checkpoint, "last": run.last_checkpoint}
     if wanted is not None:
         return named.get(wanted, Path(wanted)), ""
     state = run.status.get("state")
     if state == "finished":
         return run.best_checkpoint, ""
-    restart = find_restart(run, config, set_aside=False)
+    restart = find_restart(run, config, rename_invalid=False)
     if restart.checkpoint is None:
         raise UserError(f"Expected a checkpoint in {run.checkpoint_dir}, but there is none yet.")
     epochs, total = restart.record["epochs_done"], config["trainer"]["max_epochs"]
     name = restart.checkpoint.name
-    return restart.checkpoint, f"The run is {state}: this is {name}, {epochs} of {total} epochs."
+    return restart.checkpoint, f"The run is {state}; {name} has {epochs} of {total} epochs."
 
 
 def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
-    """Return the splits to evaluate; a run that keeps the test set closed does so here as well."""
+    """Return the splits to evaluate; by default a run with test=false keeps its test set closed."""
     if wanted is not None:
         return [wanted]
     if config["data"]["validate_on_test"]:
@@ -120,9 +120,9 @@ def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
 
 @torch.inference_mode()
 def predict(model: TrainedRun, split: Split, *, augmented: bool = False) -> Predictions:
-    """Return what a model says of a split, in the precision it was trained in.
+    """Predict the class probabilities of a split, in the precision the run was trained in.
 
-    With `augmented`, the mean of the probabilities over `tta_views` each image.
+    With `augmented`, the probabilities are the mean over the `tta_views` of each image.
     """
     requested = model.config["trainer"]["precision"]
     precision, _ = choose_precision(requested, model.accelerator)
@@ -136,23 +136,24 @@ def predict(model: TrainedRun, split: Split, *, augmented: bool = False) -> Pred
     total = torch.zeros(())
     for view in views:
         batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
-        inputs = (data.to_input(shown(batch, *view)) for batch in batches)
+        inputs = (data.to_input(apply_view(batch, *view)) for batch in batches)
         logits = [classifier(x).float().cpu() for x in inputs]
         total = total + torch.cat(logits).softmax(1)
     return Predictions(total / len(views), labels, images)
 
 
 def tta_views(config: Config) -> list[tuple[bool, int, int]]:
-    """Return the views of an image as `shown` takes them: MOVES, and mirrored if training was.
+    """Return the views for test-time augmentation, as arguments (mirrored, down, right).
 
-    A network that has never seen a shoe face right is worse, not better, for being shown some.
+    All SHIFTS, and their mirror images if training used `augment.flip`: a network that was trained
+    without mirrored images becomes less accurate with them.
     """
     mirrors = (False, True) if config["augment"]["flip"] else (False,)
-    return [(mirrored, down, right) for mirrored in mirrors for down, right in MOVES]
+    return [(mirrored, down, right) for mirrored in mirrors for down, right in SHIFTS]
 
 
-def shown(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
-    """Return images (B, 28, 28) uint8 mirrored, and moved by -1, 0 or 1 pixels."""
+def apply_view(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
+    """Return images (B, 28, 28) uint8, mirrored if asked and shifted by -1, 0 or 1 pixels."""
     if (mirrored, down, right) == (False, 0, 0):
         return images
     flips, *moves = (

@@ -1,9 +1,9 @@
-"""Everything that uses Lightning's private parts; each has a test that fails when they change.
+"""All uses of Lightning's private attributes; a test of each fails when Lightning changes it.
 
-`LightningInternals` is a callback of every fit. Two of its parts are needed for exact results, or
-to not wait for the device. TRICKS only make a training step faster, and are undone when the fit
-ends. `fashion-lit benchmark loop` measures each trick; one that gains less than 2 % of a tiny
-model's step is dropped.
+`LightningInternals` is a callback of every fit. Two parts of it are always active: one keeps
+resumed runs exact, the other avoids waiting for the device at every step. The TRICKS only make a
+training step faster. Tricks are undone when the fit ends. `fashion-lit benchmark loop` measures
+each trick; a trick that gains less than 2 % of a tiny model's step is dropped.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -29,10 +29,10 @@ STEP_HOOKS = (
 
 
 def skip_empty_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
-    """Skip the hooks of a step that nobody overrides.
+    """Skip the hooks of a step that are not overridden.
 
-    Lightning calls six hooks of every callback and of the classifier at every step, if they are
-    callable, and surrounds each call with bookkeeping for loggers and profilers.
+    At every step Lightning calls six hooks of every callback and of the classifier, if they are
+    callable, each with bookkeeping for loggers and profilers.
     """
     skipped = [
         (hooked, hook)
@@ -51,7 +51,7 @@ def skip_empty_hooks(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
 
 
 def set_hook_name_directly(trainer: L.Trainer, classifier: L.LightningModule) -> Undo:
-    """Set `_current_fx_name`, as Lightning does 45 times a step, without nn.Module's checks."""
+    """Bypass nn.Module's checks when Lightning sets `_current_fx_name`, 45 times a step."""
     kind: Any = type(classifier)
 
     def set_attribute(self: Any, name: str, value: Any) -> None:
@@ -74,10 +74,10 @@ TRICKS: Mapping[str, Trick] = {
 
 
 class LightningInternals(L.Callback):
-    """Keeps a fit exact where Lightning alone is not, and its steps fast.
+    """Keeps resumed fits exact and makes training steps faster by changing Lightning's internals.
 
     Args:
-        tricks: names of TRICKS.
+        tricks: names of the TRICKS to apply.
     """
 
     def __init__(self, tricks: Collection[str] = tuple(TRICKS)) -> None:
@@ -87,11 +87,11 @@ class LightningInternals(L.Callback):
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._undo = [TRICKS[name](trainer, pl_module) for name in self.tricks]
-        self._undo.append(ask_no_rank_for_sigterm(trainer))
+        self._undo.append(skip_sigterm_broadcast(trainer))
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # In an epoch that was resumed Lightning would skip the plateau schedule's step.
+        # Otherwise Lightning skips the plateau scheduler's step in a resumed epoch.
         trainer.fit_loop._restarting = False
 
     @override
@@ -109,10 +109,10 @@ class LightningInternals(L.Callback):
             self._undo.pop()()
 
 
-def ask_no_rank_for_sigterm(trainer: L.Trainer) -> Undo:
-    """Leave out Lightning's broadcast of a received SIGTERM, for which every step would wait.
+def skip_sigterm_broadcast(trainer: L.Trainer) -> Undo:
+    """Skip Lightning's broadcast of a received SIGTERM, which makes every step wait.
 
-    `ResumeCheckpoints` asks all ranks whether to stop, every few steps, over the CPU.
+    `ResumeCheckpoints` lets all ranks agree on a stop every few steps, over the CPU.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     loop._broadcast_sigterm_tensor = lambda: None
@@ -124,9 +124,9 @@ def ask_no_rank_for_sigterm(trainer: L.Trainer) -> Undo:
 
 
 def gradient_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
-    """Return the factor by which fp16's scaler has multiplied the gradients before a step.
+    """Return the factor by which fp16's GradScaler scales the gradients before an optimizer step.
 
-    A fused optimizer divides by it in its step; for others Lightning has unscaled them already.
+    A fused optimizer unscales in its own step; otherwise Lightning has already unscaled: 1.0.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):

@@ -1,4 +1,4 @@
-"""One run: built, trained, evaluated, recorded; and how it ends."""
+"""Run one training: build, fit, evaluate, record the metrics, and handle how it ends."""
 
 import os
 import sys
@@ -18,9 +18,9 @@ from fashion_lit.runs.resume import (
     CHECKPOINT_VARIABLE,
     RUN_DIR_VARIABLE,
     Restart,
+    find_best,
     open_run,
     restart_from_environment,
-    sound_best,
 )
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.training.build import (
@@ -34,11 +34,11 @@ from fashion_lit.training.device import peak_memory, tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
 
-COMPILERS = {"_dynamo", "_functorch", "_inductor", "triton"}  # modules of torch, and Triton
+COMPILERS = {"_dynamo", "_functorch", "_inductor", "triton"}  # modules that torch.compile uses
 
 
 class Pruned(BaseException):
-    """The search expects no more of this run. Not an Exception: nothing went wrong."""
+    """The search stopped this run early. A BaseException, because it is not an error."""
 
 
 def run_job(
@@ -47,18 +47,21 @@ def run_job(
     signals: StopSignals,
     more_callbacks: Sequence[L.Callback] = (),
 ) -> None:
-    """Do one run, new or stopped; it may raise Stopped, or exit with 1."""
-    if not is_first_process():  # a process of a run that another one has opened
+    """Run a new training or resume a stopped one.
+
+    Raises Stopped on a signal; exits with code 1 if the run fails.
+    """
+    if not is_first_process():  # the first process has locked and opened the run
         train(config, run, restart_from_environment(run, config), signals, more_callbacks)
         return
     with run.lock():
-        carry_out(config, run, signals, more_callbacks)
+        run_and_record(config, run, signals, more_callbacks)
 
 
-def carry_out(
+def run_and_record(
     config: Config, run: RunDirectory, signals: StopSignals, more_callbacks: Sequence[L.Callback]
 ) -> None:
-    """Begin a run or go on with it, and record how it ends."""
+    """Start or resume a run in its first process, and record how it ends."""
     restart = open_run(run, config)
     if restart is None:
         print_finished(run)
@@ -71,14 +74,14 @@ def carry_out(
         record_status(run, "interrupted", stop.name)
         status = run.status
         print(
-            f"\nStopped by {stop.name} after {status['epoch']} whole epochs and "
-            f"{status['step']:,} steps. To continue:\n  {run.resume_command}",
+            f"\nStopped by {stop.name} after {status['epoch']} complete epochs and "
+            f"{status['step']:,} steps. To resume:\n  {run.resume_command}",
             flush=True,
         )
         raise
-    except Pruned as decision:
-        record_status(run, "pruned", str(decision))
-        print(f"\nPruned by the search {decision}.", flush=True)
+    except Pruned as pruned:
+        record_status(run, "pruned", str(pruned))
+        print(f"\nPruned by the search {pruned}.", flush=True)
         return
     except Exception as error:
         reason = describe(error)
@@ -86,13 +89,13 @@ def carry_out(
         print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
         sys.exit(1)
     finally:
-        signals.wait_for_a_good_moment = False
+        signals.defer_stop = False
     record_status(run, "finished")
-    run.previous_checkpoint.unlink(missing_ok=True)  # it has served
+    run.previous_checkpoint.unlink(missing_ok=True)  # only needed to resume
 
 
 def describe(error: Exception) -> str:
-    """Say in one sentence why a run failed; what nobody expected shows its traceback as well."""
+    """Return one sentence on why a run failed; print the traceback of an unexpected error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -100,30 +103,30 @@ def describe(error: Exception) -> str:
     if COMPILERS & set(type(error).__module__.split(".")):
         cause = getattr(error, "inner_exception", error)
         return (
-            "Expected torch.compile to work, as trainer.compile asks, but it failed: "
-            f"{type(cause).__name__}; a C++ compiler is needed (on a GPU, Triton too), else leave "
+            "Expected torch.compile to work for trainer.compile, but it failed: "
+            f"{type(cause).__name__}; install a C++ compiler (on a GPU also Triton) or set "
             "trainer.compile=false."
         )
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'while a file of the run was written'}."
+        return f"{error.strerror}: {error.filename or 'while writing a file of the run'}."
     traceback.print_exc()
     return f"{type(error).__name__}: {error}"
 
 
 def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
-    """Write the run's last status, if that is still possible."""
-    with suppress(OSError):  # on a full disk the reason stands on the screen
+    """Write the run's final status; ignore OSError."""
+    with suppress(OSError):  # on a full disk the reason is at least printed
         run.write_status(state, reason=reason)
 
 
 def run_dir_of_first_process() -> dict[str, str]:
-    """Return {"run_dir": …} in a process that the first one of its run has started, else {}."""
+    """Return {"run_dir": …} in a process that the run's first process started, else {}."""
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     return {} if is_first_process() or run_dir is None else {"run_dir": run_dir}
 
 
 def is_first_process() -> bool:
-    """Whether this process is rank 0 of its run."""
+    """Return whether this process is rank 0 of its run."""
     return not getattr(rank_zero_only, "rank", 0)
 
 
@@ -134,24 +137,25 @@ def train(
     signals: StopSignals,
     more_callbacks: Sequence[L.Callback],
 ) -> None:
-    """Fit, validate the best checkpoint, test it once if `test`, record."""
+    """Fit, validate the best checkpoint, test it if `test`, and write the metrics."""
     silence_known_messages()
     tune_malloc()
-    config, notice = with_available_devices(config)  # one that is trained was refused by now
+    # Changes the devices only for a test: a training without its devices was refused earlier.
+    config, notice = with_available_devices(config)
     if notice:
         print(notice)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
     compile_network(classifier.network, config)
     datamodule = build_datamodule(config)
-    trainer, points = build_trainer(config, run, restart, signals, more_callbacks)
+    trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
 
-    best, best_epoch = sound_best(run)
+    best, best_epoch = find_best(run)
     trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
     metrics |= scalars(trainer, "val/")
     metrics["best_epoch"] = best_epoch
@@ -159,7 +163,7 @@ def train(
         trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= scalars(trainer, "test/")
 
-    metrics["seconds"] = points.seconds
+    metrics["seconds"] = resume_checkpoints.seconds
     if trainer.is_global_zero:
         assert isinstance(trainer.logger, RunLogger)
         trainer.logger.experiment.close()
@@ -168,6 +172,6 @@ def train(
 
 
 def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:
-    """Return the logged metrics whose names start with `prefix`, as plain numbers."""
+    """Return the logged metrics whose names start with `prefix`, as floats."""
     logged = trainer.callback_metrics.items()
     return {name: float(value) for name, value in logged if name.startswith(prefix)}

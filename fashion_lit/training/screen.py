@@ -1,4 +1,4 @@
-"""What a run prints at its start and at its end."""
+"""Text that a run prints at its start and its end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def print_start(
     trainer: L.Trainer,
     run_dir: Path,
 ) -> None:
-    """Print what is trained, on what, and where the run lies."""
+    """Print the network, device, precision, seed and directory of a run."""
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -38,43 +38,43 @@ def print_start(
     if datamodule.validate_on_test:
         print(
             "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
-            "below are optimistic; they serve the comparison with report A only."
+            "below are optimistic; use them only for comparison with course report A."
         )
 
 
 @rank_zero_only
 def print_restart(restart: Restart, trainer: L.Trainer) -> None:
-    """Say where a run goes on, and what has changed since that its exactness depends on."""
+    """Print the checkpoint that the run starts from, and whether the resume is bit-identical."""
     if restart.checkpoint is None:
         return
     epochs, steps = restart.record["epochs_done"], restart.record["steps_done"]
     verb = "resumes" if restart.same_run else "starts"
-    print(f"{verb} after {epochs} whole epochs and {steps:,} steps, from {restart.checkpoint}")
+    print(f"{verb} after {epochs} complete epochs and {steps:,} steps, from {restart.checkpoint}")
     before, now = restart.record["environment"], environment(trainer)
     changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now]
     changed = [text for key, text in zip(now, changed, strict=True) if before.get(key) != now[key]]
     if changed:
         print(
-            f"Changed since: {'; '.join(changed)}. The run resumes, but is not "
-            "bit-identical to one that was never stopped."
+            f"Changed since the checkpoint: {'; '.join(changed)}. The run resumes, but its results "
+            "are not bit-identical to those of an uninterrupted run."
         )
     elif (
         trainer.strategy.root_device.type == "cuda"
         and not torch.are_deterministic_algorithms_enabled()
     ):
         print(
-            "On CUDA some kernels add in no fixed order, so figures will equal those of a run that "
-            "was never stopped only nearly; with trainer.deterministic=true they are the same."
+            "Some CUDA kernels add in a nondeterministic order, so the results only approximate "
+            "those of an uninterrupted run; trainer.deterministic=true makes them identical."
         )
 
 
 def print_finished(run: RunDirectory) -> None:
-    """Say that a run has nothing left to do, and what came out."""
+    """Print that a run is finished, and its metrics."""
     print(f"The run in {run.path} is finished.")
-    _print_figures(run.metrics)
+    _print_metrics(run.metrics)
 
 
-def _print_figures(metrics: Mapping[str, float]) -> None:
+def _print_metrics(metrics: Mapping[str, float]) -> None:
     for name, label in (("val", "validation"), ("test", "test")):
         if f"{name}/accuracy" in metrics:
             accuracy, loss = 100 * metrics[f"{name}/accuracy"], metrics[f"{name}/loss"]
@@ -85,22 +85,22 @@ def _print_figures(metrics: Mapping[str, float]) -> None:
 def print_end(
     classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: Mapping[str, float]
 ) -> None:
-    """Print the per-class table, the run's figures, where everything lies and what to do next."""
+    """Print the per-class table, the run's metrics, its directory and the next commands."""
     tested = "test/accuracy" in metrics
     split = classifier.test_metrics if tested else classifier.val_metrics
     confusion = split.compute()["confusion"].cpu()
     print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
     print(classification_report(confusion, CLASS_NAMES))
-    _print_figures(metrics)
+    _print_metrics(metrics)
     print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
     print(f"{'total time':<12}{metrics['seconds']:.1f} s")
     if "cuda/max_allocated_gib" in metrics:
         allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
         print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
     print(
-        f"\nEverything is in {run.path}\n"
-        f'  see the curves:   tensorboard --logdir "{run.path}"\n'
-        f'  write a report:   fashion-lit evaluate "{run.path}"\n'
-        f"  use the weights:  {type(classifier).__name__}.load_from_checkpoint"
+        f"\nThe run is in {run.path}\n"
+        f'  show the curves:  tensorboard --logdir "{run.path}"\n'
+        f'  evaluate the run: fashion-lit evaluate "{run.path}"\n'
+        f"  load the weights: {type(classifier).__name__}.load_from_checkpoint"
         f"({str(run.best_checkpoint)!r})"
     )

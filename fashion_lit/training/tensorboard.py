@@ -1,4 +1,4 @@
-"""What TensorBoard shows beyond the epoch's scalars: charts, HPARAMS, pictures, norms."""
+"""TensorBoard content in addition to the epoch's scalars: charts, HPARAMS, images, norms."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.training.lightning_internals import gradient_scale
 
-BEST_ACCURACY = "val/best_accuracy"  # one point a run, for the HPARAMS tab to sort by
+BEST_ACCURACY = "val/best_accuracy"  # one point per run, which the HPARAMS tab sorts by
 CUSTOM_SCALARS = {
     "Overview": {
         "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
@@ -31,11 +31,11 @@ CUSTOM_SCALARS = {
 
 
 class TensorBoardPages(L.Callback):
-    """Fills TensorBoard beyond the epoch's scalars: charts by class, HPARAMS, lr, pictures.
+    """Writes charts by class, hyperparameters, lr, batch loss and the final confusion matrices.
 
     Args:
-        hyperparameters: what the HPARAMS tab lists of this run; numbers stay numbers.
-        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
+        hyperparameters: the run's values in the HPARAMS tab; numbers are logged as numbers.
+        draw_confusion_matrix: draws counts (10, 10), true classes in rows.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class TensorBoardPages(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(trainer.logger, RunLogger)
         self._last_point = trainer.global_step
-        if not trainer.is_global_zero or trainer.logger.goes_on:
+        if not trainer.is_global_zero or trainer.logger.has_earlier_events:
             return
         writer = _writer(trainer)
         writer.add_custom_scalars(CUSTOM_SCALARS)
-        # The tab takes the names from here and the values from the scalars of these names.
+        # The HPARAMS tab reads the names here and the values from the scalars with these names.
         names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
         for summary in hparams(self.hyperparameters, names):
             writer.file_writer.add_summary(summary)
@@ -74,15 +74,16 @@ class TensorBoardPages(L.Callback):
         due = every > 0 and (num_steps - 1) % every == 0 and num_steps != self._last_point
         if not due or not trainer.is_global_zero:
             return
-        self._last_point = num_steps  # gradient accumulation: several batches are one step
+        self._last_point = num_steps  # with gradient accumulation, several batches are one step
         writer = _writer(trainer)
         writer.add_scalar("train/lr", trainer.optimizers[0].param_groups[0]["lr"], num_steps)
-        loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided by it
+        loss = outputs["loss"] * trainer.accumulate_grad_batches  # undo Lightning's division
         writer.add_scalar("train/batch_loss", loss, num_steps)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the best one
+        # After the fit, trainer.validate evaluates the best checkpoint.
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
             totals = pl_module.val_metrics.compute()
             _writer(trainer).add_scalar(BEST_ACCURACY, totals["accuracy"], trainer.global_step)
@@ -101,13 +102,13 @@ class TensorBoardPages(L.Callback):
 
 
 class ValidationPictures(L.Callback):
-    """Shows the confusion matrix and the surest mistakes on validation images.
+    """Logs the confusion matrix and the most confident mistakes on validation images.
 
-    In each epoch that is the best so far: to draw them takes long, beside an epoch of a GPU.
+    Only in epochs that are the best so far: drawing takes long compared with an epoch on a GPU.
 
     Args:
-        draw_confusion_matrix: turns counts (10, 10), true classes in rows, into a figure.
-        draw_pictures: turns images (N, H, W), labels (N,) and probabilities (N, 10) into one.
+        draw_confusion_matrix: draws counts (10, 10), true classes in rows.
+        draw_pictures: draws images (N, H, W), labels (N,) and probabilities (N, 10).
     """
 
     NUM_PICTURES = 18
@@ -119,11 +120,11 @@ class ValidationPictures(L.Callback):
     ) -> None:
         self.draw_confusion_matrix = draw_confusion_matrix
         self.draw_pictures = draw_pictures
-        self._surest: list[Tensor] = []  # images, labels, probabilities of the mistakes so far
+        self._mistakes: list[Tensor] = []  # images, labels, probabilities, most confident first
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._surest = []
+        self._mistakes = []
 
     @override
     def on_validation_batch_end(
@@ -140,13 +141,13 @@ class ValidationPictures(L.Callback):
         images, labels = batch
         probabilities = outputs["logits"].float().softmax(1)
         found = [images[:, 0], labels, probabilities]
-        if self._surest:
-            found = [torch.cat(pair) for pair in zip(self._surest, found, strict=True)]
+        if self._mistakes:
+            found = [torch.cat(pair) for pair in zip(self._mistakes, found, strict=True)]
         images, labels, probabilities = found
         confidence, predicted = probabilities.max(1)
         wrongness = torch.where(predicted != labels, confidence, -1)
         kept = wrongness.topk(min(self.NUM_PICTURES, len(labels))).indices
-        self._surest = [images[kept], labels[kept], probabilities[kept]]
+        self._mistakes = [images[kept], labels[kept], probabilities[kept]]
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -156,7 +157,7 @@ class ValidationPictures(L.Callback):
             return
         assert isinstance(pl_module, ImageClassifier)
         confusion = pl_module.val_metrics.totals()["confusion"].cpu()
-        images, labels, probabilities = (part.cpu() for part in self._surest)
+        images, labels, probabilities = (part.cpu() for part in self._mistakes)
         wrong = probabilities.argmax(1) != labels
         pictures = self.draw_pictures(images[wrong], labels[wrong], probabilities[wrong])
         writer, step = _writer(trainer), trainer.global_step
@@ -165,10 +166,10 @@ class ValidationPictures(L.Callback):
 
 
 class Norms(L.Callback):
-    """Logs train/weight_norm and train/gradient_norm, over all weights together.
+    """Logs train/weight_norm and train/gradient_norm, L2 norms over all parameters of the network.
 
     Args:
-        every_steps: optimizer steps between two points; each waits once for the device.
+        every_steps: optimizer steps between two points; each point waits for the device.
     """
 
     def __init__(self, every_steps: int) -> None:

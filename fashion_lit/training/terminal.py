@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: first lines, a line per epoch above a bar, a last screen."""
+"""The terminal output during training: a table with a line per epoch, above a progress bar."""
 
 import sys
 import time
@@ -14,11 +14,11 @@ from fashion_lit.training.callbacks import TrainingSpeed
 
 
 class TerminalTable(L.Callback):
-    """Prints one line per epoch, above a bar over the whole run with the time left.
+    """Prints one line per epoch above a progress bar of the whole run with the time left.
 
     Args:
-        speed: where the images per second come from; a callback that runs before this one.
-        show_bar: draw the bar, where standard error is a terminal.
+        speed: measures the images per second; a callback that runs before this one.
+        show_bar: draw the bar if standard error is a terminal.
     """
 
     HEADER = (
@@ -36,7 +36,7 @@ class TerminalTable(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_began = time.perf_counter()  # a run that goes on in mid-epoch starts no epoch
+        self._epoch_began = time.perf_counter()  # resuming in mid-epoch skips on_train_epoch_start
         if not trainer.is_global_zero:
             return
         print(self.HEADER, flush=True)
@@ -44,10 +44,10 @@ class TerminalTable(L.Callback):
         self._bar = tqdm(
             total=int(trainer.num_training_batches) * num_epochs if num_epochs > 0 else None,
             initial=trainer.global_step,
-            disable=None if self.show_bar else True,  # None: no bar in files and pipes
+            disable=None if self.show_bar else True,  # None: only on a terminal
             unit="step",
             mininterval=0.5,  # seconds
-            smoothing=0,  # so that the time left counts validation in
+            smoothing=0,  # average over the whole run, so the time left includes validation
             leave=False,
             dynamic_ncols=True,
         )
@@ -78,7 +78,7 @@ class TerminalTable(L.Callback):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        train = pl_module.train_metrics.compute()  # on every rank: ranks add up their counts here
+        train = pl_module.train_metrics.compute()  # on every rank, since it sums over ranks
         if not trainer.is_global_zero:
             return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -1,4 +1,4 @@
-"""The benchmark: what it compares is the same work, and what it counts is right. No timings."""
+"""The benchmark: both sides do the same work, and its counts are correct. No timings."""
 
 import json
 import math
@@ -51,14 +51,14 @@ def drawn() -> LabelledImages:
     return SyntheticGarments(num_train=64, num_test=10).load()[0]
 
 
-def test_torchvision_reads_the_very_images(drawn: LabelledImages, tmp_path: Path) -> None:
+def test_torchvision_reads_the_same_images(drawn: LabelledImages, tmp_path: Path) -> None:
     write_torchvision_files(drawn, tmp_path)
     dataset = FashionMNIST(str(tmp_path), train=True)
     assert torch.equal(dataset.data, drawn.images)
     assert torch.equal(dataset.targets, drawn.labels)
 
 
-def test_both_sides_feed_a_network_the_same(drawn: LabelledImages, tmp_path: Path) -> None:
+def test_both_sides_give_a_network_the_same_input(drawn: LabelledImages, tmp_path: Path) -> None:
     write_torchvision_files(drawn, tmp_path)
     for name, size, normalize in (
         ("report B, 28 px", 28, True),
@@ -86,13 +86,13 @@ def test_sides_alternate_and_the_first_round_warms_up() -> None:
     assert best(found) == "b"
 
 
-def test_a_row_compares_rounds_with_themselves() -> None:
+def test_a_rows_ratio_is_the_median_over_rounds() -> None:
     row = Row("p", "w", "steps/s", ours=[100.0, 50.0, 40.0], peer=[50.0, 50.0, 10.0], peer_name="x")
     assert row.ratio == 2.0
     assert row.extra_milliseconds == -10.0
 
 
-def test_a_side_leaves_no_choice_of_kernels_to_the_next() -> None:
+def test_kernel_settings_of_one_side_do_not_affect_the_next() -> None:
     def flags() -> list[Any]:
         cudnn = torch.backends.cudnn
         return [
@@ -101,7 +101,7 @@ def test_a_side_leaves_no_choice_of_kernels_to_the_next() -> None:
             torch.are_deterministic_algorithms_enabled(),
         ]
 
-    def first() -> float:  # what experiment=report_b, precision=tf32, … set for the process
+    def first() -> float:  # the process-wide settings of experiment=report_b, precision=tf32, …
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
         torch.set_float32_matmul_precision("high")
@@ -120,7 +120,7 @@ def test_a_side_leaves_no_choice_of_kernels_to_the_next() -> None:
 def test_images_are_counted_over_epochs_once_they_are_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = 0.0  # seconds; each batch takes one, and what was asked of the device another three
+    now = 0.0  # seconds; each batch takes one, and the device's queued work another three
     waits: list[float] = []
 
     def batches() -> Iterator[Batch]:
@@ -148,7 +148,7 @@ def plain_loop(network: nn.Module, lr: float = 0.1) -> PlainLoop:
     return PlainLoop(network, optimizer, schedule, label_smoothing=0.1)
 
 
-def test_a_plain_loop_trains_as_many_steps_as_told(drawn: LabelledImages, tmp_path: Path) -> None:
+def test_a_plain_loop_trains_the_requested_steps(drawn: LabelledImages, tmp_path: Path) -> None:
     write_torchvision_files(drawn, tmp_path)
     batches = loader(tmp_path, "report B, 28 px", 16, 0)
     loop = plain_loop(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
@@ -180,10 +180,10 @@ def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     output = tmp_path / "figures.json"
     arguments = ["data", "--data", "synthetic", "--rounds", "1", "--seconds", "0.01"]
     assert main([*arguments, "--output", str(output)]) == 0
-    told = json.loads(output.read_text())
-    assert [row["what"] for row in told["rows"]] == list(TRANSFORMS)
-    assert all(row["ratio"] > 0 for row in told["rows"])
-    assert told["machine"]["torch"] == str(torch.__version__)
+    result = json.loads(output.read_text())
+    assert [row["what"] for row in result["rows"]] == list(TRANSFORMS)
+    assert all(row["ratio"] > 0 for row in result["rows"])
+    assert result["machine"]["torch"] == str(torch.__version__)
     assert "data: report A, 224 px" in capsys.readouterr().out
 
 
@@ -212,7 +212,7 @@ def test_every_side_of_the_loops_trains(drawn: LabelledImages, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 50])  # an epoch has three
-def test_steps_are_counted_as_they_are_done(
+def test_steps_are_counted_correctly(
     num_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps_done = 0
@@ -241,7 +241,7 @@ def test_inference_compiles_the_network_that_runs(
 
     monkeypatch.setattr(contests, "compile_network", watch)
     config = configure(effort_of(tmp_path), "trainer.compile=true")
-    assert config["model"]["ema_decay"]  # the averaged network answers
+    assert config["model"]["ema_decay"]  # inference uses the averaged network
     inference_rate(effort_of(tmp_path), config, 3, as_trained=True)
     assert passes
 
@@ -283,7 +283,7 @@ def test_a_race_ends_at_the_accuracy_or_with_the_run(tmp_path: Path) -> None:
     assert not seconds_until(effort, 1.01, widths)[1]
 
 
-def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(
+def test_a_race_has_a_figure_for_every_seed_and_notes_lower_bounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     effort = effort_of(tmp_path, "trainer.max_epochs=1", "scheduler=constant", num_seeds=2)
@@ -291,20 +291,20 @@ def test_a_race_has_a_figure_for_every_seed_and_says_what_is_a_bound(
     (row,) = measure_accuracy(effort)
     assert (len(row.ours), len(row.peer)) == (2, 1)
     assert row.ratio == pytest.approx(row.peer[0] / (sum(row.ours) / 2))
-    assert row.note == "2 of ours ended without it; 1 of peer ended without it"
+    assert row.note == "2 of ours did not reach it; 1 of peer did not reach it"
     assert capsys.readouterr().err.splitlines() == [
-        f"seed 0, ours: {row.ours[0]:,.1f} s, ended without it",
-        f"seed 0, peer: {row.peer[0]:,.1f} s, ended without it",
-        f"seed 1, ours: {row.ours[1]:,.1f} s, ended without it",
+        f"seed 0, ours: {row.ours[0]:,.1f} s, not reached",
+        f"seed 0, peer: {row.peer[0]:,.1f} s, not reached",
+        f"seed 1, ours: {row.ours[1]:,.1f} s, not reached",
     ]
 
 
-def test_a_race_refuses_a_schedule_that_a_plain_loop_would_step_too_often(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scheduler=plateau; leave report B its own"):
+def test_a_race_refuses_a_scheduler_that_is_stepped_per_epoch(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scheduler=plateau; do not override report B"):
         plain_seconds_until(effort_of(tmp_path), 0.5, "scheduler=plateau")
 
 
-def test_a_whole_run_is_tested_and_a_failure_is_told(tmp_path: Path) -> None:
+def test_a_whole_run_is_tested_and_a_failure_is_reported(tmp_path: Path) -> None:
     small = ("trainer.max_epochs=1", "model.network.widths=[4,4,4]")
     metrics = train_whole(effort_of(tmp_path, *small), "seed=3")
     assert metrics["seconds"] > 0
@@ -320,7 +320,7 @@ def test_both_sides_train_the_reports_recipes(
         is_report_a = "experiment=report_a" in overrides
         return configure(effort, *overrides, *(["data.image_size=32"] if is_report_a else []))
 
-    # Images of 224 pixels would take a minute; so both sides of report A have small ones.
+    # Images of 224 pixels would take a minute, so both sides of report A use small ones.
     monkeypatch.setattr(contests, "configure", configure_small)
     small = Compose([Resize(32), Grayscale(3), ToTensor()])
     monkeypatch.setitem(TRANSFORMS, "report A, 224 px", small)
@@ -339,7 +339,7 @@ def test_both_sides_train_the_reports_recipes(
     (1, "test 90.00 %, n = 1"),
     (3, "test 92.00 ± 2.00 %, n = 3"),
 ])  # fmt: skip
-def test_a_record_tells_its_seconds_and_its_test_accuracy(
+def test_a_record_has_its_seconds_and_its_test_accuracy(
     num_seeds: int, note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[str, ...]] = []
@@ -356,7 +356,7 @@ def test_a_record_tells_its_seconds_and_its_test_accuracy(
     assert [row.note for row in reports] == ["test 90.00 %, n = 1"] * 2  # the peers' seeds
     assert [row.ours for row in reports] == [[10.0]] * 2
     for row in (own, *reports):
-        assert (row.peer, row.peer_name) == ([], "")  # nobody to compare with
+        assert (row.peer, row.peer_name) == ([], "")  # there is no peer
         assert math.isnan(row.ratio)
     assert trained[:num_seeds] == [(f"seed={seed}",) for seed in range(num_seeds)]
     assert [overrides[0] for overrides in trained[num_seeds:]] == [

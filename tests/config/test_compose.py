@@ -46,7 +46,7 @@ def test_every_experiment_opens_with_its_command() -> None:
         assert command in path.read_text(encoding="utf-8").splitlines(keepends=True)[:3], path
 
 
-def test_report_b_is_the_reports_recipe() -> None:
+def test_report_b_has_the_course_reports_settings() -> None:
     config = compose("experiment=report_b")
     assert network_name(config) == "report_cnn"
     assert config["model"]["label_smoothing"] == 0.1
@@ -63,7 +63,7 @@ def test_report_b_is_the_reports_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", ["report_a", "report_a_as_published"])
-def test_report_a_is_the_reports_recipe(name: str) -> None:
+def test_report_a_has_the_course_reports_settings(name: str) -> None:
     config = compose(f"experiment={name}")
     assert config["model"]["backbone"] == "resnet18"
     assert config["model"]["pretrained"] is True
@@ -84,7 +84,7 @@ def test_report_a_is_the_reports_recipe(name: str) -> None:
     assert config["trainer"]["precision"] == "32-true"
 
 
-def test_experiment_gives_way_to_the_command_line() -> None:
+def test_command_line_overrides_replace_an_experiments_values() -> None:
     config = compose("experiment=report_b", "optimizer.lr=0.5", "precision=fp32", "model=fast_cnn")
     assert config["optimizer"]["lr"] == 0.5
     assert config["trainer"]["precision"] == "32-true"
@@ -107,7 +107,7 @@ def test_every_sweep_composes_and_opens_with_its_command(path: Path) -> None:
         check(job)
 
 
-def test_what_is_typed_beside_a_sweep_takes_its_place() -> None:
+def test_overrides_take_precedence_over_a_sweeps_values() -> None:
     overrides = prepare_overrides(["sweep=lr_batch_size", "optimizer.lr=0.3", "seed=1,2"])
     jobs = compose_jobs(overrides, multirun=True)
     assert {job["optimizer"]["lr"] for job in jobs} == {0.3}
@@ -119,14 +119,14 @@ def test_unknown_sweep_names_the_known_ones() -> None:
         prepare_overrides(["sweep=lr_bs"])
 
 
-def test_run_directory_names_tell_time_and_model() -> None:
+def test_run_directory_names_contain_time_and_model() -> None:
     name = Path(compose("model=report_cnn")["run_dir"])
     assert name.parent.name == "runs"
     assert name.name.endswith("_report_cnn")
     assert len(name.name.split("_")[1].split("-")[-1]) == 6  # microseconds
 
 
-def test_flatten_keeps_numbers_and_drops_places() -> None:
+def test_flatten_keeps_numbers_and_drops_paths() -> None:
     flat = flatten(compose())
     assert isinstance(flat["optimizer.lr"], float)
     assert flat["data.batch_size"] == compose()["data"]["batch_size"]

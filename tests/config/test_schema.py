@@ -1,4 +1,4 @@
-"""Bad settings end with one sentence and exit code 2, before anything is built."""
+"""Invalid settings end in a one-sentence error and exit code 2, before anything is built."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ BAD = [
     ("trainer.max_epochs=abc", "Expected `trainer.max_epochs` to be a whole number, but got 'abc'"),
     ("trainer.max_epochs=0", "Expected `trainer.max_epochs` to be greater than 0, but got 0."),
     ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
-    ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its children"),
+    ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its child proc"),
     ("trainer.check_val_every_n_epoch=99", "to be at most trainer.max_epochs="),
     ("trainer.compile=fast", "Expected `trainer.compile` to be true or false or"),
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
@@ -48,7 +48,7 @@ BAD = [
     ("trainer.compile=reduce-overhead trainer.accumulate_grad_batches=2", "Expected "
      "`trainer.accumulate_grad_batches` to be 1 with trainer.compile=reduce-overhead, but got 2: "),
     ("trainer.compile=max-autotune trainer.accumulate_grad_batches=2", "use trainer.compile=true."),
-    ("data=synthetic data.batch_size=5001", "to be at most the 5,000 images that are trained on"),
+    ("data=synthetic data.batch_size=5001", "to be at most the 5,000 training images, but got"),
     ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; `optimizer` "
      "has betas, decay_norms_and_biases, fused, lr, name, weight_decay."),
     ("seed=-1", "Expected `seed` to be at least 0, but got -1."),
@@ -74,8 +74,8 @@ BAD = [
     ("scheduler=cosine scheduler.warmup_epochs=50", "Expected `scheduler.warmup_epochs` to be "
      "less than trainer.max_epochs="),
     ("scheduler=one_cycle_three_phase scheduler.pct_start=0.5", "Expected `scheduler.pct_start` to "
-     "be less than 0.5 with scheduler.three_phase, whose fall is as long as its rise, but got "
-     "0.5."),
+     "be less than 0.5 with scheduler.three_phase, whose second phase is as long as the first, "
+     "but got 0.5."),
     ("model=resnet18 model.unfreeze_epoch=1", "model.freeze_backbone is false; set it to true"),
     ("model=resnet18 model.pretrained=false model.weights=w.pth", "model.pretrained is false"),
     ("model=resnet18 model.backbone=vgg", "Expected `model.backbone` to be one of 'resnet18', "),
@@ -108,13 +108,13 @@ def test_command_exits_with_2_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "seed=0,1", "hydra/launcher=basic"], "`hydra/launcher` has no effect on a multi"),
+        (["-m", "seed=0,1", "hydra/launcher=basic"], "`hydra/launcher` has no effect, because"),
         (["-m", "seed=0,1", "test=true"], "Expected `test` to be false in a multirun"),
-        (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the place of one run; name a multirun"),
+        (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the directory of a single run; in"),
         (["sweep_name=lr"], "`sweep_name` names a multirun; add -m, or use run_dir=DIR"),
     ],
 )
-def test_what_only_one_run_or_only_a_multirun_can_do_is_refused(
+def test_settings_of_the_other_mode_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2

@@ -61,7 +61,7 @@ def test_split_of_drawn_labels_is_the_same_on_every_machine() -> None:
 
 
 @pytest.mark.parametrize("val_size", [1, 7, 1234, 59999])
-def test_split_shares_any_size_to_the_nearest_image(val_size: int) -> None:
+def test_split_is_proportional_to_within_one_image(val_size: int) -> None:
     uneven = torch.cat([BALANCED, torch.zeros(333, dtype=torch.int64)])
     train, val = stratified_split(uneven, val_size, split_seed=0)
     assert len(val) == val_size
@@ -80,7 +80,7 @@ def test_to_input_normalises_with_the_data_sets_own_mean_and_std() -> None:
     plain = to_input(images, image_size=2, normalize=False)
     assert plain.amin() == 0
     assert plain.amax() == 1
-    pixels = torch.full((1, 4, 4), 73, dtype=torch.uint8)  # 73 / 255 is the mean, nearly
+    pixels = torch.full((1, 4, 4), 73, dtype=torch.uint8)  # 73 / 255 is close to the mean
     normal = to_input(pixels, image_size=4, normalize=True)
     assert normal.shape == (1, 1, 4, 4)
     assert float(normal.abs().max()) < 0.01
@@ -103,7 +103,7 @@ def epoch_labels(batches: TrainBatches) -> Tensor:
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
     augment = Augment(flip=0.5, shift=2)
     one, again = (build(seed=3, augment=augment).train_dataloader() for _ in range(2))
-    for _ in one:  # whatever was drawn before does not matter
+    for _ in one:  # earlier draws have no effect
         pass
     for batches in (one, again):
         batches.sampler.set_epoch(5)
@@ -132,7 +132,7 @@ def test_overfitting_repeats_the_same_batches() -> None:
     assert torch.equal(epoch_labels(batches), first)
 
 
-def test_a_last_batch_of_one_image_sits_out() -> None:
+def test_a_last_batch_of_one_image_is_omitted() -> None:
     batches = build(batch_size=199).train_dataloader()
     assert [len(labels) for _, labels in batches] == [199]
     assert len(batches) == 1
@@ -164,7 +164,7 @@ def test_evaluation_counts_every_image_once_in_equally_many_batches(
     assert max(len(labels) for share in shares for _, labels in share) <= eval_batch_size
 
 
-def test_report_as_protocol_trains_on_all_and_validates_on_test() -> None:
+def test_validate_on_test_trains_on_all_training_images() -> None:
     datamodule = build(validate_on_test=True)
     assert sum(len(labels) for _, labels in datamodule.train_dataloader()) == 300
     labels = torch.cat([labels for _, labels in datamodule.val_dataloader()])
@@ -179,11 +179,11 @@ def test_images_follow_the_training_device_and_cuda_is_refused_without_one() -> 
     datamodule.setup()
     assert datamodule.train.images.device.type == "meta"
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match=r"data\.device=cuda, but PyTorch sees none; use"):
+        with pytest.raises(UserError, match=r"data\.device=cuda, but PyTorch finds none; use"):
             build(device="cuda")
 
 
-def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
+def test_resizing_uses_the_same_operators_in_deterministic_mode() -> None:
     class Operations(TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()
@@ -195,7 +195,7 @@ def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
             self.names.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    images = torch.zeros(2, 28, 28, dtype=torch.uint8, device="meta")  # as a GPU: not the CPU
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8, device="meta")  # as on a GPU
     listed = []
     for deterministic in (True, False):
         with kernels_restored(), Operations() as operations:
@@ -207,7 +207,7 @@ def test_resizing_takes_no_detour_in_deterministic_mode() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 224, 14])
-def test_resizing_is_torchs(size: int) -> None:
+def test_resizing_matches_interpolate(size: int) -> None:
     images = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)
     x = images[:, None].float() / 255
     expected = F.interpolate(x, size=size, mode="bilinear", antialias=size < 28)
@@ -221,7 +221,7 @@ def test_the_cpu_waits_for_a_batch_and_a_gpu_does_not() -> None:
             return str(device), non_blocking
 
     data = build()
-    for device, ahead in (("cpu", False), ("cuda:0", True)):
+    for device, overlap in (("cpu", False), ("cuda:0", True)):
         batch: Any = (Moved(), Moved())
         moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
-        assert moved == ((device, ahead), (device, ahead))
+        assert moved == ((device, overlap), (device, overlap))

@@ -60,7 +60,7 @@ def test_download_from_a_url(tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_processes_that_start_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
+def test_concurrent_fetches_leave_one_intact_file(tmp_path: Path) -> None:
     write(tmp_path / "mirror" / GOOD.name, CONTENT)
     with ThreadPoolExecutor(8) as pool:
         jobs = [
@@ -113,7 +113,7 @@ def test_each_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert hashed == ["i.gz", "l.gz"] * 2  # as training and as test files
 
 
-def test_without_network_and_files_one_message_tells_all(tmp_path: Path) -> None:
+def test_without_network_and_files_one_message_lists_every_failure(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9/fashion"  # the discard port: refused at once
     with pytest.raises(UserError) as caught:
         FashionMNIST(root=str(tmp_path), mirrors=[str(tmp_path / "usb"), nowhere]).prepare()
@@ -125,7 +125,7 @@ def test_without_network_and_files_one_message_tells_all(tmp_path: Path) -> None
     assert "data=synthetic" in text
 
 
-def test_read_idx_returns_what_the_format_says(tmp_path: Path) -> None:
+def test_read_idx_returns_the_files_values(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gz", gzip.compress(idx_bytes((2, 1, 3), bytes(range(6)))))
     assert torch.equal(
         read_idx(path, shape=(2, 1, 3)), torch.arange(6, dtype=torch.uint8).view(2, 1, 3)
@@ -149,9 +149,9 @@ def test_read_idx_names_expected_and_found(tmp_path: Path, content: bytes, messa
 
 
 @pytest.mark.parametrize("content", [b"no gzip at all", CONTENT[:-5], b""])
-def test_read_idx_rejects_what_is_no_complete_gzip_file(tmp_path: Path, content: bytes) -> None:
+def test_read_idx_rejects_an_incomplete_gzip_file(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path / "labels.gz", content)
-    with pytest.raises(UserError, match=r"labels\.gz (is no complete gzip file|has the IDX magic)"):
+    with pytest.raises(UserError, match=r"labels\.gz (is not a complete gzip|has the IDX magic)"):
         read_idx(path, shape=(4,))
 
 

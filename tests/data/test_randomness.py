@@ -4,7 +4,7 @@ import torch
 from fashion_lit.data.randomness import derive_seed, generator, seed_default_generators
 
 
-def test_every_key_and_their_order_count() -> None:
+def test_seed_depends_on_every_key_and_their_order() -> None:
     seeds = {derive_seed(*keys) for keys in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0)]}
     assert len(seeds) == 5
     assert derive_seed(1, 2) != derive_seed(2, 1)
@@ -12,11 +12,11 @@ def test_every_key_and_their_order_count() -> None:
 
 def test_seeds_are_pinned() -> None:
     assert derive_seed(0, 1, 2) == 1419556851746930036  # a change would change every run
-    assert derive_seed(2**32 - 1, 1) == 1970821573043642255  # the last in one word
+    assert derive_seed(2**32 - 1, 1) == 1970821573043642255  # the largest key of one 32-bit word
     assert derive_seed(2**32, 1) == 8290879850359252544
 
 
-def test_default_generators_do_not_remember() -> None:
+def test_default_generators_depend_on_the_keys_only() -> None:
     seed_default_generators(3, 4)
     first = torch.rand(3)
     torch.rand(100)

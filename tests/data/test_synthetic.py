@@ -26,4 +26,4 @@ def test_garments_are_recognisable_but_not_trivial() -> None:
     model = LogisticRegression(max_iter=200)
     model.fit(train.images.flatten(1).numpy() / 255, train.labels.numpy())
     accuracy = model.score(test.images.flatten(1).numpy() / 255, test.labels.numpy())
-    assert 0.5 < accuracy < 0.9  # a CNN's accuracy: tests/test_train.py
+    assert 0.5 < accuracy < 0.9  # a CNN's accuracy: tests/end_to_end/test_train.py

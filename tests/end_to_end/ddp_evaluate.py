@@ -11,7 +11,7 @@ from fashion_lit.models.cnn import CNNClassifier
 
 
 def main(checkpoint: str, num_ranks: int) -> None:
-    """Every rank evaluates its share; rank 0 prints the sums."""
+    """Evaluate on all ranks; rank 0 prints the metrics over all images."""
     classifier = CNNClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
     source = SyntheticGarments(num_train=300, num_test=101)  # divisible by neither 2 nor 3
     datamodule = FashionMNISTDataModule(source, batch_size=50, eval_batch_size=17, val_size=100)

@@ -1,9 +1,9 @@
-"""fashion-lit, killed at a chosen point: python killed_train.py PLACE N train …
+"""Run fashion-lit and kill it at a chosen point: python killed_train.py PLACE N train …
 
-PLACE is where the process gets SIGKILL at its Nth arrival: "step" (between a batch's forward pass
-and its optimizer step), "validation" (in a validation batch, also of the best checkpoint), "test",
-"save" (half of a checkpoint written), "rename" (between the two renames of a save), "epoch" (an
-epoch is over, not yet saved), or "never".
+The process sends itself SIGKILL when it reaches PLACE for the Nth time. PLACE is "step" (between a
+batch's forward pass and its optimizer step), "validation" (in a validation batch, also of the best
+checkpoint), "test" (in a test batch), "save" (half of a checkpoint written), "rename" (between the
+two renames of a save), "epoch" (after an epoch, before its checkpoint is saved), or "never".
 """
 
 import os
@@ -20,7 +20,7 @@ arrivals = 0
 
 
 def arrive() -> None:
-    """Die at the Nth arrival."""
+    """Kill this process at the Nth call."""
     global arrivals
     arrivals += 1
     if arrivals == NUMBER:
@@ -29,7 +29,7 @@ def arrive() -> None:
 
 
 def die_after(owner: Any, name: str) -> None:
-    """Count every return from a method as an arrival."""
+    """Make every return from a method count as an arrival."""
     original = getattr(owner, name)
 
     def method(*args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ def die_after(owner: Any, name: str) -> None:
 
 
 def half_saved(path: Path, data: bytes, **kwargs: Any) -> None:
-    """Write half of a checkpoint, then count an arrival, then write it all."""
+    """Write half of a checkpoint, count an arrival, then write the whole checkpoint."""
     half = path.with_name(f"{path.name}.half.part")
     half.write_bytes(data[: len(data) // 2])
     arrive()
@@ -50,7 +50,7 @@ def half_saved(path: Path, data: bytes, **kwargs: Any) -> None:
 
 
 def renamed(path: Path, target: Path) -> Path:
-    """Rename, and count an arrival where a last checkpoint has just moved out of the way."""
+    """Rename, and count an arrival after last.ckpt was moved away."""
     os.replace(path, target)  # noqa: PTH105
     if path.name == "last.ckpt":
         arrive()

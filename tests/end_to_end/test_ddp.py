@@ -1,4 +1,4 @@
-"""Distributed data parallel, on gloo processes on the CPU."""
+"""Distributed data parallel with gloo processes on the CPU."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def evaluate(checkpoint: Path, num_ranks: int) -> dict[str, float]:
     return json.loads(line.removeprefix("METRICS "))
 
 
-def test_any_number_of_ranks_gives_the_same_test_metrics(finished_run: RunDirectory) -> None:
+def test_test_metrics_do_not_depend_on_the_number_of_ranks(finished_run: RunDirectory) -> None:
     alone = evaluate(finished_run.best_checkpoint, 1)
     assert alone["num_images"] == 101
     for num_ranks in (2, 3):
@@ -59,7 +59,7 @@ def test_ranks_train_one_model_in_one_run_directory(
     assert alone["test/accuracy"] == result.metrics["test/accuracy"]
 
 
-def test_stopped_ranks_go_on_together(tmp_path: Path, small: list[str]) -> None:
+def test_stopped_ranks_resume_bit_identically(tmp_path: Path, small: list[str]) -> None:
     settings = [*small, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=3"]
     settings += ["scheduler=plateau", "checkpoint.every_steps=1", "data.num_train=1300"]
     whole, stopped = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "stopped")
@@ -78,7 +78,7 @@ def test_stopped_ranks_go_on_together(tmp_path: Path, small: list[str]) -> None:
     while not stopped.previous_checkpoint.exists():
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every rank, at no common step
+    os.killpg(process.pid, signal.SIGINT)  # to every rank, at different steps, as a terminal does
     assert process.wait(timeout=120) == 130, (tmp_path / "log").read_text()
     assert stopped.status["state"] == "interrupted"
     assert stopped.status["step"] < whole.status["step"]
@@ -95,12 +95,12 @@ def test_ranks_train_together_inside_a_sweep(tmp_path: Path, small: list[str]) -
     settings = [*small, "trainer.devices=2", "trainer.strategy=ddp", "seed=0,1", "sweep_name=s"]
     place = f"output_root={tmp_path.as_posix()}"
     output = run(sys.executable, "-m", "fashion_lit", "train", "-m", *settings, place)
-    assert output.count("=== job") == 2  # no rank starts the sweep again
+    assert output.count("=== job") == 2  # rank 1 does not start the sweep again
     folders = list((tmp_path / "sweeps" / "s").iterdir())
     assert [RunDirectory(folder).status["state"] for folder in folders] == ["finished"] * 2
 
 
-def test_ranks_freeze_and_thaw_a_backbone_together(tmp_path: Path, small: list[str]) -> None:
+def test_ranks_freeze_and_unfreeze_a_backbone(tmp_path: Path, small: list[str]) -> None:
     ranks = ["trainer.devices=2", f"run_dir={(tmp_path / 'run').as_posix()}"]
     model = ["model=resnet18", "model.pretrained=false", "data.image_size=32", "test=false"]
     thaw = ["model.freeze_backbone=true", "model.unfreeze_epoch=1", "trainer.max_epochs=2"]

@@ -1,4 +1,4 @@
-"""`fashion-lit evaluate`: what it writes, refuses and leaves alone."""
+"""`fashion-lit evaluate`: the files it writes, the input it refuses; it never changes the run."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluate import main
 from fashion_lit.evaluation.predictions import ensemble
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.inference import load_run, predict, shown, tta_views
+from fashion_lit.training.inference import apply_view, load_run, predict, tta_views
 
 FILES = {
     "classification_report.csv",
@@ -40,16 +40,16 @@ def contents(run: RunDirectory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def evaluated(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A copy of a finished run with its report."""
+    """Return a copy of a finished run with its evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("evaluated") / "run")
     shutil.copytree(finished_run.path, run.path)
     before = contents(run)
     assert main([str(run.path)]) == 0
-    assert contents(run) == before  # nothing of the run is changed
+    assert contents(run) == before  # the run's own files are unchanged
     return run
 
 
-def test_a_report_repeats_the_runs_own_metrics(evaluated: RunDirectory) -> None:
+def test_an_evaluation_repeats_the_runs_own_metrics(evaluated: RunDirectory) -> None:
     report = evaluated.path / "report"
     assert {path.name for path in report.iterdir()} == FILES
     metrics, own = json.loads((report / "metrics.json").read_text()), evaluated.metrics
@@ -59,7 +59,7 @@ def test_a_report_repeats_the_runs_own_metrics(evaluated: RunDirectory) -> None:
         assert metrics[key] == pytest.approx(own[key], abs=1e-6), key
 
 
-def test_numbers_are_what_the_probabilities_say(evaluated: RunDirectory) -> None:
+def test_metrics_match_scikit_learn_on_the_probabilities(evaluated: RunDirectory) -> None:
     predictions = predict(load_run(evaluated), "test")
     metrics = json.loads((evaluated.path / "report" / "metrics.json").read_text())
     labels, probabilities = predictions.labels, predictions.probabilities.double()
@@ -74,19 +74,19 @@ def test_numbers_are_what_the_probabilities_say(evaluated: RunDirectory) -> None
     assert list(table.index[:10]) == list(CLASS_NAMES)
 
 
-def test_the_page_needs_nothing_else(evaluated: RunDirectory) -> None:
+def test_the_page_is_self_contained(evaluated: RunDirectory) -> None:
     page = (evaluated.path / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == sum(name.endswith(".png") for name in FILES)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
     assert "Test accuracy is" in page
-    assert "report A" not in page  # drawn garments are no comparison
+    assert "report A" not in page  # synthetic images are not comparable
     for name in ("curves", "mistakes", "predictions", "confusion_matrix"):
         assert imread(evaluated.path / "report" / f"{name}.png").std() > 0.01
 
 
-def test_one_member_is_itself_and_three_are_their_mean(
+def test_an_ensemble_averages_its_members_probabilities(
     finished_run: RunDirectory, train: Callable[..., RunDirectory], tmp_path: Path
 ) -> None:
     alone = predict(load_run(finished_run), "val")
@@ -109,15 +109,15 @@ def test_one_member_is_itself_and_three_are_their_mean(
     assert not (output / "curves.png").exists()
 
 
-def test_views_are_mirrored_and_moved() -> None:
+def test_views_are_mirrored_and_shifted() -> None:
     images = torch.zeros(2, 28, 28, dtype=torch.uint8)
     images[:, 5, 9] = 200
-    assert shown(images, False, 0, 0) is images
-    assert shown(images, False, 1, 0)[:, 6, 9].tolist() == [200, 200]
-    assert shown(images, True, 0, -1)[:, 5, 28 - 1 - 9 - 1].tolist() == [200, 200]
+    assert apply_view(images, False, 0, 0) is images
+    assert apply_view(images, False, 1, 0)[:, 6, 9].tolist() == [200, 200]
+    assert apply_view(images, True, 0, -1)[:, 5, 28 - 1 - 9 - 1].tolist() == [200, 200]
 
 
-def test_views_are_mirrored_only_if_training_was() -> None:
+def test_views_are_mirrored_only_if_training_images_were() -> None:
     def mirrors(flip: float) -> set[bool]:
         return {mirrored for mirrored, _, _ in tta_views({"augment": {"flip": flip}})}
 
@@ -126,7 +126,7 @@ def test_views_are_mirrored_only_if_training_was() -> None:
     assert tta_views({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
 
 
-def test_what_is_closed_stays_closed(
+def test_the_test_set_stays_closed_unless_requested(
     train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train("test=false", "model.network.widths=[8,16,32]")
@@ -140,16 +140,16 @@ def test_what_is_closed_stays_closed(
     assert not [key for key in metrics if "val/" in key]
 
 
-def test_an_unfinished_run_is_evaluated_where_it_stands(
+def test_an_unfinished_run_is_evaluated_on_its_last_checkpoint(
     finished_run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDirectory(tmp_path / "stopped")
     shutil.copytree(finished_run.path, run.path)
     run.write_status("interrupted")
     assert main([str(run.path), "--split", "val"]) == 0
-    told = "The run is interrupted: this is last.ckpt, 2 of 2 epochs."
-    assert told in capsys.readouterr().out
-    assert told in (run.path / "report" / "report.html").read_text(encoding="utf-8")
+    message = "The run is interrupted; last.ckpt has 2 of 2 epochs."
+    assert message in capsys.readouterr().out
+    assert message in (run.path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_bad_input_ends_in_one_sentence(
@@ -166,10 +166,10 @@ def test_bad_input_ends_in_one_sentence(
     first, second = str(finished_run.path), str(other.path)
     foreign = str(other.best_checkpoint)
     cases = {
-        ("absent",): "Expected the directory of a run, but absent holds no config.yaml.",
+        ("absent",): "Expected the directory of a run, but absent has no config.yaml.",
         (str(empty.path),): "but there is none yet.",
         (first, "--checkpoint", "absent.ckpt"): "there is no file absent.ckpt",
-        (first, "--checkpoint", foreign): "Expected a checkpoint of the run's own model",
+        (first, "--checkpoint", foreign): "Expected a checkpoint of the run's model",
         (first, first): "one of the directories was given twice",
         (first, second, "--split", "val"): "Expected runs on the same images",
         (first, "--compare"): "Expected two runs or more",
@@ -196,10 +196,11 @@ def test_two_runs_are_compared_image_by_image(
     out = capsys.readouterr().out
     one, two = (predict(load_run(run), "test").correct for run in (finished_run, other))
     counts = int((one & ~two).sum()), int((two & ~one).sum())
-    told = (
-        f"only {finished_run.path.name} gets {counts[0]} right, only {other.path.name} {counts[1]}"
+    message = (
+        f"{counts[0]} are correct only with {finished_run.path.name} and "
+        f"{counts[1]} only with {other.path.name}"
     )
-    assert told in out
+    assert message in out
     assert (tmp_path / "c" / "comparison.txt").read_text() in out
 
 
@@ -208,7 +209,7 @@ def test_two_runs_are_compared_image_by_image(
     ("group", "key", "value"),
     [("data", "device", "cuda"), ("trainer", "accelerator", "cuda"), ("trainer", "devices", 7)],
 )
-def test_a_run_of_devices_that_are_not_here_is_evaluated_on_what_is(
+def test_a_run_of_unavailable_devices_is_evaluated_on_the_cpu(
     group: str,
     key: str,
     value: object,
@@ -223,14 +224,16 @@ def test_a_run_of_devices_that_are_not_here_is_evaluated_on_what_is(
     config[group][key] = value
     run.write_config(config)
     assert main([str(run.path), "--tta"]) == 0
-    told = capsys.readouterr()
-    assert "The run's devices are not on this machine; it is evaluated on its cpu." in told.out
-    assert told.err == ""
+    captured = capsys.readouterr()
+    assert (
+        "This machine lacks the run's devices; the run is evaluated on cpu instead." in captured.out
+    )
+    assert captured.err == ""
     metrics = json.loads((run.path / "report" / "metrics.json").read_text())
     assert metrics["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
 
 
 @pytest.mark.parametrize("view", [(False, 0, 0), (True, 0, 0), (False, 1, -1), (True, 0, 1)])
-def test_views_are_made_where_the_images_are(view: tuple[bool, int, int]) -> None:
-    images = torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta")  # as on a GPU: not the CPU
-    assert shown(images, *view).device.type == "meta"
+def test_views_stay_on_the_images_device(view: tuple[bool, int, int]) -> None:
+    images = torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta")  # stands for a GPU
+    assert apply_view(images, *view).device.type == "meta"

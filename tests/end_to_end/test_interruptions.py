@@ -1,4 +1,4 @@
-"""Runs that are stopped, starved or broken while they train: they say so, and lose nothing."""
+"""Runs that are stopped, fail or run out of disk or memory: they report it and lose no progress."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from fashion_lit.runs.resume import read_record
 from fashion_lit.train import main
 
 posix_only = pytest.mark.skipif(
-    os.name == "nt", reason="Windows has no way to signal another process so, nor RLIMIT_FSIZE"
+    os.name == "nt", reason="Windows lacks these signals to other processes, and RLIMIT_FSIZE"
 )
 ENDLESS = ["trainer.max_epochs=1000", "test=false"]
 
@@ -40,7 +40,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
 )
-def test_stopped_process_saves_says_how_to_continue_and_exits_with_its_code(
+def test_stopped_process_saves_prints_how_to_resume_and_exits_with_the_signals_code(
     number: int, code: int, tmp_path: Path, small: list[str]
 ) -> None:
     run = RunDirectory(tmp_path / "run")
@@ -60,7 +60,7 @@ def test_stopped_process_saves_says_how_to_continue_and_exits_with_its_code(
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int) -> None:
-    """Send this process a Ctrl-C in the nth call of one of the classifier's steps."""
+    """Send this process SIGINT in the `count`th call of one of the classifier's step methods."""
     original, calls = getattr(ImageClassifier, step), []
 
     def stopping(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
@@ -76,14 +76,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int) -> None:
     ("step", "count", "epochs", "steps"),
     [
         ("training_step", 2, 0, 2),
-        ("training_step", 4, 0, 4),  # the epoch's last: stops in the validation after it
+        ("training_step", 4, 0, 4),  # the epoch's last batch: stops in the validation after it
         ("validation_step", 2, 0, 4),
         ("validation_step", 3, 1, 4),  # the validation's last batch: stops before the next epoch
-        ("validation_step", 8, 2, 8),  # of the best checkpoint, after all epochs
+        ("validation_step", 8, 2, 8),  # validation of the best checkpoint, after all epochs
         ("test_step", 1, 2, 8),
     ],
 )
-def test_stop_is_quick_and_the_run_ends_as_if_there_had_been_none(
+def test_stopped_run_resumes_with_the_metrics_of_an_uninterrupted_one(
     step: str, count: int, epochs: int, steps: int, tmp_path: Path, small: list[str],
     monkeypatch: pytest.MonkeyPatch, finished_run: RunDirectory,
 ) -> None:  # fmt: skip
@@ -126,7 +126,7 @@ def test_exactly_one_of_two_processes_trains(tmp_path: Path, small: list[str]) -
     assert run.status["process"] == processes[codes.index(0)].pid
 
 
-def test_loss_that_is_not_finite_fails_the_run_and_spares_its_checkpoint(
+def test_non_finite_loss_fails_the_run_and_keeps_its_checkpoint(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -151,7 +151,7 @@ def test_loss_that_is_not_finite_fails_the_run_and_spares_its_checkpoint(
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
-def test_unexpected_error_shows_where_and_is_recorded(
+def test_unexpected_error_prints_a_traceback_and_is_recorded(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -189,7 +189,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @posix_only
-def test_full_disk_ends_in_one_sentence_and_spares_the_checkpoint_before(
+def test_full_disk_ends_in_one_sentence_and_keeps_the_previous_checkpoint(
     tmp_path: Path, small: list[str]
 ) -> None:
     run = RunDirectory(tmp_path / "run")
@@ -197,7 +197,7 @@ def test_full_disk_ends_in_one_sentence_and_spares_the_checkpoint_before(
     settings = ["scheduler=constant", "model.network.widths=[8,16,32]"]
     assert main([*small, *settings, place]) == 0
     before = run.last_checkpoint.read_bytes()
-    limit = len(before) // 2  # bytes a file may have
+    limit = len(before) // 2  # greatest file size in bytes
     command = [sys.executable, "-c", LIMITED, str(limit), place, "trainer.max_epochs=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1, done.stderr
@@ -207,7 +207,7 @@ def test_full_disk_ends_in_one_sentence_and_spares_the_checkpoint_before(
     assert run.last_checkpoint.read_bytes() == before
     assert not list(run.path.rglob("*.part"))
     read_record(run.last_checkpoint)
-    assert main([place]) == 0  # there is room again
+    assert main([place]) == 0  # without the limit
     assert run.status["epoch"] == 2
 
 

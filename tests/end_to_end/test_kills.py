@@ -1,4 +1,4 @@
-"""A run that was killed again and again ends as if it had never been stopped, to the bit.
+"""A run that is killed repeatedly and resumed ends bit-identical to an uninterrupted one.
 
 The long version, 35 kills over seven runs, takes about eight minutes: pytest -m long -s
 """
@@ -29,24 +29,24 @@ SETTINGS = [
     "trainer.log_every_n_steps=2",
     "checkpoint.every_steps=4",
 ]
-STEPS = 11  # an epoch
+STEPS = 11  # per epoch
 CNN = ["model=fast_cnn"]
 RESNET = ["model=resnet18", "data.image_size=32", "model.pretrained=false", "optimizer.lr=0.01"]
-# What is not a function of the settings: clocks.
+# Measured times, which differ between equal runs.
 TIMES = ("seconds", "train/images_per_second")
-KILLED = 9 if os.name == "nt" else -9  # the exit code; Windows' TerminateProcess is as sudden
+KILLED = 9 if os.name == "nt" else -9  # the exit code; on Windows os.kill calls TerminateProcess
 HERE = Path(__file__).parent
 
 
 def start(run: RunDirectory, settings: list[str], place: str, number: int) -> int:
-    """Start fashion-lit in a process of its own; returns its exit code."""
+    """Run fashion-lit in a separate process; returns its exit code."""
     command = [sys.executable, str(HERE / "killed_train.py"), place, str(number), "train"]
     command += [f"run_dir={run.path.as_posix()}", *settings]
     return subprocess.run(command, capture_output=True, timeout=300, check=False).returncode
 
 
 def assert_equal(a: Any, b: Any, path: str = "") -> None:
-    """Compare nested values, tensors to the bit."""
+    """Assert that nested values are equal, with bit-identical tensors."""
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for key in a:
@@ -62,7 +62,7 @@ def assert_equal(a: Any, b: Any, path: str = "") -> None:
 
 
 def training_state(path: Path) -> dict[str, Any]:
-    """Load what must not depend on stops: everything but clocks, places and loop counters."""
+    """Load the part of a checkpoint that stops must not change: all but times, paths, counters."""
     checkpoint = torch.load(path, weights_only=True)
     keys = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
     state = {key: checkpoint[key] for key in (*keys, "train_metrics", "FashionMNISTDataModule")}
@@ -77,7 +77,7 @@ def training_state(path: Path) -> dict[str, Any]:
 
 
 def curves(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
-    """Read all TensorBoard scalars: {tag: [(step, value)]}, speed without its value."""
+    """Read all TensorBoard scalars: {tag: [(step, value)]}, with measured times set to 0."""
     events = EventAccumulator(
         str(run.path), size_guidance={"scalars": 0}, purge_orphaned_data=False
     )
@@ -89,7 +89,7 @@ def curves(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
 
 
 def assert_same_result(run: RunDirectory, reference: RunDirectory) -> None:
-    """Compare everything that two runs leave behind, but their clocks."""
+    """Assert that two runs left equal checkpoints, metrics, curves and settings."""
     for name in ("last.ckpt", "best.ckpt"):
         states = [training_state(r.checkpoint_dir / name) for r in (run, reference)]
         assert_equal(*states, path=name)
@@ -102,21 +102,21 @@ def assert_same_result(run: RunDirectory, reference: RunDirectory) -> None:
 
 
 def draw_kills(seed: int, count: int) -> list[tuple[str, int]]:
-    """Choose where to kill: each place in turn, the arrival at random."""
+    """Choose `count` kills: each place in turn, the number of the arrival at random."""
     draw = random.Random(seed)
     places = ["step", "validation", "save", "rename", "epoch", "test"]
     most = {"step": STEPS, "validation": 7, "save": 5, "rename": 3, "epoch": 1, "test": 3}
     draw.shuffle(places)
     chosen = [place for place in places * count if place != "test"][: count - 1]
     if seed % 2:
-        chosen.append("test")  # only a run that gets that far can die there
+        chosen.append("test")  # last, since the run must get that far
     else:
         chosen.append("step")
     return [(place, draw.randint(1, most[place])) for place in chosen]
 
 
 def check_kills(tmp_path: Path, settings: list[str], kills: list[tuple[str, int]]) -> int:
-    """Kill a run at each of these points, finish it, compare; returns how many kills hit."""
+    """Kill a run at each point, finish it and compare; returns the number of effective kills."""
     reference, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
     assert start(reference, settings, "never", 0) == 0
     codes = [start(run, settings if i == 0 else [], *kill) for i, kill in enumerate(kills)]
@@ -141,7 +141,7 @@ def check_kills(tmp_path: Path, settings: list[str], kills: list[tuple[str, int]
     ],
     ids=["cnn", "resnet"],
 )
-def test_killed_run_ends_as_if_never_stopped(
+def test_killed_run_ends_bit_identical_to_an_uninterrupted_one(
     settings: list[str], kills: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     assert check_kills(tmp_path, [*SETTINGS, *settings], kills) == len(kills)

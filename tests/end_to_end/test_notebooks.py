@@ -1,4 +1,4 @@
-"""Every notebook runs from a clean kernel, on drawn garments, and is committed without outputs."""
+"""Every notebook runs in a new kernel on synthetic data, and is committed without outputs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_executes(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:  # the others make a run on drawn garments unless given one
+    for cell in notebook.cells:  # the other notebooks use synthetic data by default
         cell.source = cell.source.replace('DATA = "fashion_mnist"', 'DATA = "synthetic"')
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
     images = [

@@ -1,4 +1,4 @@
-"""The train command on small drawn data: what it prints, what it leaves, how it exits."""
+"""`fashion-lit train` on small synthetic data: its output, files and exit codes."""
 
 import shutil
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_one_epoch_leaves_a_complete_run_directory(model: str, train: Train) -> 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_checkpoints_are_tensors_and_plain_types(model: str, train: Train) -> None:
+def test_checkpoints_hold_only_tensors_and_plain_types(model: str, train: Train) -> None:
     run = train(*MODELS[model])
     for path in (run.best_checkpoint, run.last_checkpoint):
         checkpoint = torch.load(path, weights_only=True)  # refuses everything else
@@ -68,7 +68,7 @@ def assert_plain(value: object) -> None:
         assert value is None or isinstance(value, torch.Tensor | str | int | float | bool)
 
 
-def test_last_is_the_last_epoch_and_best_the_best(train: Train) -> None:
+def test_last_ckpt_is_the_last_epoch_and_best_ckpt_the_best(train: Train) -> None:
     run = train("trainer.max_epochs=3", "optimizer.lr=1e-3", "scheduler=constant")
     assert torch.load(run.last_checkpoint, weights_only=True)["run"]["epochs_done"] == 3
     accuracies = [point.value for point in read_events(run).Scalars("val/accuracy")]
@@ -83,7 +83,7 @@ def test_test_false_leaves_the_test_set_closed(train: Train) -> None:
     assert not [name for name in run.metrics if name.startswith("test/")]
 
 
-def test_the_same_seed_repeats_to_the_bit_and_another_does_not(train: Train) -> None:
+def test_the_same_seed_gives_bit_identical_weights_and_another_does_not(train: Train) -> None:
     settings = ["model=report_cnn", "augment=flip_shift_erase", "precision=bf16", "test=false"]
     states = [
         torch.load(train(*settings, f"seed={seed}").last_checkpoint, weights_only=True)
@@ -94,7 +94,7 @@ def test_the_same_seed_repeats_to_the_bit_and_another_does_not(train: Train) -> 
     assert not torch.equal(one["network.output.weight"], other["network.output.weight"])
 
 
-def test_a_cnn_learns_the_drawn_garments(train: Train) -> None:
+def test_a_cnn_learns_the_synthetic_images(train: Train) -> None:
     run = train(
         "data.num_train=5000", "data.val_size=1000", "data.num_test=500", "data.batch_size=100",
         "data.eval_batch_size=500", "model.network.widths=[16,32,64]", "trainer.max_epochs=4",
@@ -104,7 +104,7 @@ def test_a_cnn_learns_the_drawn_garments(train: Train) -> None:
     assert run.metrics["train/loss"] < 0.4
 
 
-def test_debug_overfit_learns_three_batches_by_heart(train: Train) -> None:
+def test_debug_overfit_overfits_three_batches(train: Train) -> None:
     run = train("debug=overfit", "trainer.max_epochs=30", "model.network.widths=[16,32,64]")
     assert run.metrics["train/accuracy"] > 0.97
 
@@ -158,7 +158,7 @@ def test_screen_shows_no_validation_where_there_was_none(
     assert [epoch[-1] == "best" for epoch in epochs] == [False, True, False]
 
 
-def test_report_as_protocol_warns_that_it_flatters(
+def test_report_as_protocol_warns_of_optimistic_figures(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train("data.validate_on_test=true")
@@ -232,7 +232,7 @@ def test_a_compiled_network_keeps_its_names_and_learns_the_same(train: Train) ->
         torch.testing.assert_close(states[1][key], value, atol=1e-3, rtol=1e-3)
 
 
-def test_a_compiler_that_fails_is_named_in_one_sentence(
+def test_a_failing_compiler_ends_in_one_sentence(
     small: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -248,7 +248,7 @@ def test_a_compiler_that_fails_is_named_in_one_sentence(
     place = f"run_dir={(tmp_path / 'run').as_posix()}"
     assert main([*small, "trainer.compile=true", place]) == 1
     error = capsys.readouterr().err
-    assert "Expected torch.compile to work, as trainer.compile asks, but it failed" in error
+    assert "Expected torch.compile to work for trainer.compile, but it failed" in error
     assert "Traceback" not in error
 
 
@@ -266,21 +266,21 @@ def test_gradients_are_clipped_in_mixed_precision(optimizer: str, train: Train) 
     assert all(float(m.abs().max()) < 1e-6 for m in moments if m is not None and m.ndim)
 
 
-def test_a_frozen_backbone_thaws(train: Train) -> None:
+def test_a_frozen_backbone_is_unfrozen(train: Train) -> None:
     small_resnet = ["model=resnet18", "model.pretrained=false", "data.image_size=32"]
     thaw = ["model.freeze_backbone=true", "model.unfreeze_epoch=1", "trainer.max_epochs=2"]
     run = train(*small_resnet, *thaw, "optimizer=sgd", "trainer.limit_train_batches=1")
     assert run.status["state"] == "finished"
 
 
-def test_a_missing_triton_is_named_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    told = describe(TritonMissing(None))
-    assert told.startswith("Expected torch.compile to work, as trainer.compile asks, but it failed")
-    assert "TritonMissing" in told
+def test_a_missing_triton_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    message = describe(TritonMissing(None))
+    assert message.startswith("Expected torch.compile to work for trainer.compile, but it failed")
+    assert "TritonMissing" in message
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there_ends_before_a_directory_is_made(
+def test_an_unavailable_device_is_refused_before_a_directory_is_created(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = f"output_root={tmp_path.as_posix()}"
@@ -294,8 +294,8 @@ def test_a_device_that_is_not_there_ends_before_a_directory_is_made(
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_all_of_a_run_takes_its_precision(precision: str, train: Train) -> None:
-    run = train(f"trainer.precision={precision}")  # the averaged weights' statistics too
+def test_averaged_weights_have_the_runs_precision(precision: str, train: Train) -> None:
+    run = train(f"trainer.precision={precision}")  # also of batch-norm statistics
     weight = torch.load(run.last_checkpoint)["state_dict"]["average.output.weight"]
     assert weight.dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
     assert evaluate([str(run.path)]) == 0

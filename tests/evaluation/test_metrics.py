@@ -42,7 +42,7 @@ def test_class_scores_are_zero_for_absent_and_never_predicted_classes() -> None:
 
 def test_confusion_matrix_counts_exactly_under_autocast() -> None:
     labels = torch.zeros(1001, dtype=torch.int64)
-    with torch.autocast("cpu", torch.bfloat16):  # bf16 cannot tell 1001 from 1000
+    with torch.autocast("cpu", torch.bfloat16):  # bf16 rounds 1001 to 1000
         assert confusion_matrix(labels, labels, 2)[0, 0] == 1001
 
 
@@ -63,11 +63,11 @@ def test_metrics_over_uneven_batches_equal_the_whole(
     assert metrics.confusion.sum() == 0
 
 
-def test_counts_are_exact_in_a_classifier_of_bf16() -> None:
+def test_counts_are_exact_in_a_bf16_classifier() -> None:
     metrics = nn.Sequential(ClassificationMetrics(10)).to(torch.bfloat16)[0]
     assert isinstance(metrics, ClassificationMetrics)
     metrics.reset()
-    labels = torch.zeros(301, dtype=torch.int64)  # bf16 knows 300 and 302
+    labels = torch.zeros(301, dtype=torch.int64)  # bf16 has 300 and 302, but not 301
     metrics.update(nn.functional.one_hot(labels, 10).bfloat16(), labels, torch.tensor(1.0))
     totals = metrics.compute()
     assert totals["confusion"][0, 0] == 301

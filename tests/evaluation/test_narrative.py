@@ -1,4 +1,4 @@
-"""What a report says, on built cases."""
+"""Sentences about constructed cases."""
 
 import torch
 
@@ -7,7 +7,7 @@ from fashion_lit.evaluation.narrative import describe, describe_fit
 from fashion_lit.evaluation.scores import score
 
 
-def told(labels: list[int], predicted: list[int]) -> str:
+def described(labels: list[int], predicted: list[int]) -> str:
     probabilities = torch.eye(10)[predicted]
     text = "\n".join(
         describe(score(probabilities, torch.tensor(labels), CLASS_NAMES), "test", CLASS_NAMES)
@@ -18,10 +18,10 @@ def told(labels: list[int], predicted: list[int]) -> str:
 
 def test_a_perfect_classifier() -> None:
     everything = list(range(10)) * 5
-    text = told(everything, everything)
+    text = described(everything, everything)
     assert "Test accuracy is 100.00 % on 50 images (95 % interval 92.87 % to 100.00 %" in text
     assert "All classes are recognised equally well (F1 1.000)." in text
-    assert "No image is mistaken." in text
+    assert "Every image is classified correctly." in text
     assert "well calibrated" in text
 
 
@@ -29,30 +29,30 @@ def test_a_classifier_that_confuses_exactly_two_classes() -> None:
     labels = list(range(10)) * 10
     predicted = [0 if label == 6 and i < 90 else label for i, label in enumerate(labels)]
     predicted[90] = 6
-    text = told(labels, predicted)
-    assert "Best is Trouser (F1 1.000), worst is Shirt (F1 0.167" in text
+    text = described(labels, predicted)
+    assert "The best class is Trouser (F1 1.000), the worst is Shirt (F1 0.167" in text
     assert "Of 10 mistakes, 100 % are between these classes: " in text
     assert "Shirt → T-shirt/top 9, T-shirt/top → Shirt 1." in text
     assert "overconfident" in text
 
 
 def test_a_constant_classifier() -> None:
-    text = told(list(range(10)) * 3, [4] * 30)
+    text = described(list(range(10)) * 3, [4] * 30)
     assert "accuracy is 10.00 %" in text
-    assert "Best is Coat" in text
+    assert "The best class is Coat" in text
     assert "Never predicted: T-shirt/top, Trouser, Pullover, Dress, Sandal, Shirt" in text
     assert "Of 27 mistakes" in text
 
 
 def test_a_class_without_images() -> None:
     labels = [label for label in range(10) if label != 8] * 3
-    text = told(labels, labels)
-    assert "Without images here, so without scores: Bag." in text
+    text = described(labels, labels)
+    assert "No images, and therefore no scores: Bag." in text
     assert "macro F1" not in text
     assert "worst" not in text
 
 
-def test_the_gap_between_training_and_validation_is_read() -> None:
+def test_the_gap_between_training_and_validation_is_described() -> None:
     def fit(train: float, val: float) -> str:
         return describe_fit(
             {"train/accuracy": [(9, 0.1), (19, train)], "val/accuracy": [(19, val)]}
@@ -60,5 +60,5 @@ def test_the_gap_between_training_and_validation_is_read() -> None:
 
     assert "a gap of +5.50 points: the model overfits" in fit(0.995, 0.94)
     assert "a gap of +1.00 points: the model hardly overfits." in fit(0.95, 0.94)
-    assert "a gap of -2.00 points: augmented images and dropout" in fit(0.92, 0.94)
+    assert "a gap of -2.00 points: augmentation and dropout" in fit(0.92, 0.94)
     assert describe_fit({}) == ""

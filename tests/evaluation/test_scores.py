@@ -1,4 +1,4 @@
-"""Scores, recomputed with scikit-learn, by loops, and by hand."""
+"""Scores compared with scikit-learn, with plain loops and with values computed by hand."""
 
 import math
 
@@ -23,7 +23,7 @@ def draw(num_images: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("num_images", [60, 3000])
-def test_scores_are_scikit_learns(num_images: int) -> None:
+def test_scores_match_scikit_learn(num_images: int) -> None:
     probabilities, labels = draw(num_images)
     scores = score(probabilities, labels, CLASS_NAMES)
     predicted = probabilities.argmax(1)
@@ -45,7 +45,7 @@ def test_scores_are_scikit_learns(num_images: int) -> None:
     assert scores.log_loss == pytest.approx(loss, rel=1e-6)
 
 
-def test_calibration_error_is_what_a_loop_over_bins_finds() -> None:
+def test_calibration_error_matches_a_loop_over_bins() -> None:
     probabilities, labels = draw(3000)
     scores = score(probabilities, labels, CLASS_NAMES)
     confidence, predicted = probabilities.double().max(1)
@@ -54,23 +54,23 @@ def test_calibration_error_is_what_a_loop_over_bins_finds() -> None:
         low, high = place / NUM_BINS, (place + 1) / NUM_BINS
         inside = [i for i in range(3000) if low < confidence[i] <= high]
         if inside:
-            sure = sum(float(confidence[i]) for i in inside) / len(inside)
+            certainty = sum(float(confidence[i]) for i in inside) / len(inside)
             right = sum(int(predicted[i] == labels[i]) for i in inside) / len(inside)
-            error += len(inside) / 3000 * abs(sure - right)
-            points.append((sure, right, len(inside)))
+            error += len(inside) / 3000 * abs(certainty - right)
+            points.append((certainty, right, len(inside)))
     assert scores.calibration_error == pytest.approx(error, abs=1e-6)
     np.testing.assert_allclose(scores.bins, points)
     assert scores.mean_confidence == pytest.approx(float(confidence.mean()))
 
 
 @pytest.mark.parametrize(("hits", "total"), [(81, 263), (9376, 10000), (0, 20), (20, 20), (1, 2)])
-def test_interval_of_a_share_is_wilsons(hits: int, total: int) -> None:
+def test_interval_of_a_share_matches_scipys_wilson(hits: int, total: int) -> None:
     expected = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
     np.testing.assert_allclose(wilson_interval(hits, total), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_values", [2, 3, 5, 11])
-def test_interval_of_a_mean_is_students(num_values: int) -> None:
+def test_interval_of_a_mean_matches_scipys_student(num_values: int) -> None:
     values = torch.randn(num_values, generator=generator(num_values)).double().tolist()
     expected = stats.t.interval(0.95, num_values - 1, np.mean(values), stats.sem(values))
     np.testing.assert_allclose(student_interval(values), expected, rtol=1e-3)
@@ -84,7 +84,7 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
         assert mcnemar(*pair) == pytest.approx(stats.binomtest(pair[0], sum(pair)).pvalue)
 
 
-def test_coverage_keeps_the_surest_first() -> None:
+def test_coverage_keeps_the_most_confident_first() -> None:
     confidence = torch.tensor([0.5, 0.9, 0.8, 0.6])
     kept, accuracy = coverage_curve(confidence, torch.tensor([False, True, True, False]))
     assert kept.tolist() == [0.25, 0.5, 0.75, 1.0]

@@ -9,7 +9,7 @@ from fashion_lit.evaluation.tables import classification_report, confusion_matri
 
 
 @pytest.mark.parametrize("num_images", [40, 5000])
-def test_classification_report_is_scikit_learns_to_the_letter(num_images: int) -> None:
+def test_classification_report_equals_scikit_learns(num_images: int) -> None:
     logits = torch.randn(num_images, 10, generator=generator(0))
     labels = torch.randint(0, 10, (num_images,), generator=generator(1))
     logits[torch.arange(num_images), labels] += 2

@@ -1,4 +1,4 @@
-"""What nvidia-smi knows of the GPU; nothing, where there is none."""
+"""Query the GPU by nvidia-smi; without a GPU all results are empty."""
 
 import statistics
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 
 def nvidia_smi(*arguments: str) -> str:
-    """Return what nvidia-smi prints, "" without it."""
+    """Return the output of nvidia-smi, or "" if it cannot be run."""
     command = ["nvidia-smi", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
@@ -17,21 +17,21 @@ def nvidia_smi(*arguments: str) -> str:
 
 
 def uuids() -> list[str]:
-    """Return the names that stay with the GPUs, whatever their order."""
+    """Return the UUIDs of the GPUs."""
     return [part.partition(")")[0] for part in nvidia_smi("-L").split("UUID: ")[1:]]
 
 
 def processes() -> set[int]:
-    """Return the processes that hold a GPU."""
-    told = nvidia_smi("--query-compute-apps=pid", "--format=csv,noheader,nounits")
-    return {int(word) for word in told.split() if word.isdigit()}
+    """Return the IDs of the processes that use a GPU."""
+    output = nvidia_smi("--query-compute-apps=pid", "--format=csv,noheader,nounits")
+    return {int(word) for word in output.split() if word.isdigit()}
 
 
 class Meter:
-    """Reads twice a second how busy the GPU is, and its memory."""
+    """Samples the GPU's utilization and memory twice a second."""
 
     def __init__(self) -> None:
-        self.readings: list[tuple[float, float, float]] = []  # moment, % busy, MiB
+        self.readings: list[tuple[float, float, float]] = []  # time, % busy, MiB
         query = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
         self.process: subprocess.Popen[str] | None = None
         try:
@@ -56,7 +56,7 @@ class Meter:
             self.readings.append((time.monotonic(), busy, used))
 
     def between(self, begin: float, end: float) -> dict[str, float]:
-        """Return the mean and the peak over a stage, {} without readings."""
+        """Return the mean utilization and the peak memory between two times; {} without samples."""
         rows = [row for row in self.readings if begin <= row[0] <= end]
         if not rows:
             return {}
@@ -66,7 +66,7 @@ class Meter:
         }
 
     def stop(self) -> None:
-        """End the readings."""
+        """Stop sampling."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

@@ -1,13 +1,13 @@
 """Check fashion-lit on a GPU, stage by stage, within nine minutes.
 
-python tests/gpu/check.py --out results                          all stages
-python tests/gpu/check.py --out results --stages works           does it train, resume, evaluate?
-python tests/gpu/check.py --out results --stages speed           how fast is it?
+python tests/gpu/check.py --out results                    all stages
+python tests/gpu/check.py --out results --stages works     whether it trains, resumes and evaluates
+python tests/gpu/check.py --out results --stages speed     how fast it is
 python tests/gpu/check.py --out results --stages env,resume --budget 200
-python tests/gpu/check.py --out results --small                  does the check itself work?
+python tests/gpu/check.py --out results --small            whether the check itself works
 
-A stage that fails or takes too long stops no other; one for which no time is left is skipped. The
-exit code is 1 if a stage was not well or skipped.
+A stage that fails or times out does not stop the others. A stage is skipped if too little time is
+left. The exit code is 1 if a stage failed or was skipped.
 """
 
 import argparse
@@ -41,18 +41,18 @@ from stages import (
 )
 from suspects import faults
 
-BUDGET, SMALL_BUDGET = 525, 7200  # seconds in all, unless --budget says how many
-MINIMUM = 12  # seconds: with less left, a stage is not begun
+BUDGET, SMALL_BUDGET = 525, 7200  # total seconds, unless --budget is given
+MINIMUM = 12  # seconds; with less left, a stage is skipped
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One line of the table.
+    """One stage of the check.
 
     Args:
-        name: as --stages takes it.
-        limit: the seconds that it may take, more in miniature.
-        work: what it does.
+        name: its name for --stages.
+        limit: its time limit in seconds; with --small it is multiplied by `commands.SLOWER`.
+        work: the function that runs it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Stage:
 EXACT = "trainer.deterministic=true"
 REPORT_B = "experiment=report_b"
 RESUME_REPORT_B = (REPORT_B, "trainer.benchmark=false", "trainer.deterministic=warn")
-# Stages of one round run at once, and their times mean nothing; those that are timed run alone.
+# The stages of a round run concurrently, so their times are meaningless; timed stages run alone.
 WORKS = (
     [Stage("env", 50, env)],
     [Stage("default", 110, default)],
@@ -102,23 +102,23 @@ NAMES = [stage.name for stages in ROUNDS for stage in stages]
 
 
 def main() -> int:
-    """Run the stages that are asked for; returns the exit code."""
+    """Run the requested stages; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where the results go"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the results"
     )
-    parser.add_argument("--small", action="store_true", help="in miniature, for a CPU")
+    parser.add_argument("--small", action="store_true", help="small models and data, for a CPU")
     parser.add_argument(
         "--stages",
         type=names_of,
         default=NAMES,
         metavar="STAGE,STAGE",
-        help=f"of {', '.join(NAMES)}; works and speed stand for the first and the second half; "
-        "by default all",
+        help=f"any of {', '.join(NAMES)}, or works or speed for the first or the second half; "
+        "all by default",
     )
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="in all")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="time limit of the check")
     args = parser.parse_args()
     if unknown := set(args.stages) - set(NAMES):
         parser.error(f"no such stages: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
@@ -131,7 +131,7 @@ def main() -> int:
 
 
 def names_of(text: str) -> list[str]:
-    """Return the stages that --stages names, one by one or as a group."""
+    """Return the names of the stages in --stages, with the groups expanded."""
     names: list[str] = []
     for word in text.split(","):
         group = [stage.name for stages in GROUPS.get(word, ()) for stage in stages]
@@ -140,7 +140,7 @@ def names_of(text: str) -> list[str]:
 
 
 def run_rounds(check: Check, names: Sequence[str]) -> None:
-    """Run these stages, those of a round at once, unless the first one finds no way to go on."""
+    """Run the named stages, those of a round concurrently; stop after `env` if it fails."""
     meter = Meter()
     try:
         for stages in ROUNDS:
@@ -148,30 +148,30 @@ def run_rounds(check: Check, names: Sequence[str]) -> None:
             with ThreadPoolExecutor(1 if check.small else max(1, len(todo))) as pool:
                 results = list(pool.map(lambda stage: carry_out(stage, check, meter), todo))
             if any(result.stage == "env" and not result.well for result in results):
-                print("check.py: the project does not run here, so nothing else is tried")
+                print("check.py: the stage env failed, so all other stages are skipped")
                 break
     finally:
         meter.stop()
 
 
 def carry_out(stage: Stage, check: Check, meter: Meter) -> Result:
-    """Run a stage if there is time, and record how it ends."""
+    """Run a stage if there is time, and record its result."""
     turn, began = check.turn(stage.limit), time.monotonic()
     well: bool | None
     if turn.seconds_left < MINIMUM:
-        well, said, figures = None, "skipped: no time left", {}
+        well, summary, figures = None, "skipped: no time left", {}
     else:
         try:
-            well, said, figures = stage.work(turn)
-        except Exception as error:  # the next stage may do
-            well, said, figures = Outcome(False, f"{type(error).__name__}: {error}", {})
+            well, summary, figures = stage.work(turn)
+        except Exception as error:  # must not stop the other stages
+            well, summary, figures = Outcome(False, f"{type(error).__name__}: {error}", {})
         if turn.seconds_left <= 0:
-            said = f"TOO LONG; {said}"
+            summary = f"TOO LONG; {summary}"
     ended = time.monotonic()
     result = Result(
         stage.name,
         well,
-        said,
+        summary,
         figures,
         at_s=round(began - check.began, 1),
         seconds=round(ended - began, 1),

@@ -1,9 +1,9 @@
-"""Commands in processes of their own, each of which ends in time.
+"""Run commands in separate processes with time limits.
 
     turn = check.turn(limit=50)
     turn.run([*FASHION_LIT, "--version"]).out
 
-Nothing here imports torch: the check itself must not hold the GPU that its commands measure.
+This module must not import torch: the check must not use the GPU that its commands measure.
 """
 
 import json
@@ -21,23 +21,23 @@ from pathlib import Path
 from results import Figures, Results
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]  # of the checkout
+ROOT = HERE.parents[1]  # the checkout's root
 FASHION_LIT = (sys.executable, "-m", "fashion_lit")
 TRAIN = (*FASHION_LIT, "train")
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-SLOWER = 12  # times as long may a stage take in miniature, on a machine without a GPU
+SLOWER = 12  # factor on the time limits with --small, on a machine without a GPU
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check from its beginning to its end.
+    """One execution of the check.
 
     Args:
-        small: in miniature.
-        work: the folder of everything but the results; goes away at the end.
-        began: a moment of `time.monotonic`.
-        budget: seconds in all.
-        results: what was found so far.
+        small: whether to use small models and data.
+        work: a temporary folder for everything but the results.
+        began: when it began, by `time.monotonic`.
+        budget: its time limit in seconds.
+        results: the results so far.
     """
 
     small: bool
@@ -47,18 +47,18 @@ class Check:
     results: Results
 
     def turn(self, limit: float) -> "Turn":
-        """Begin a stage that may take `limit` seconds, and no longer than the check."""
+        """Begin a stage with a limit in seconds, at most the time left for the whole check."""
         ends = time.monotonic() + limit * (SLOWER if self.small else 1)
         return Turn(self, min(ends, self.began + self.budget))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A stage's turn: what it runs ends when it does.
+    """A stage's time slot: all that it runs is killed at its end.
 
     Args:
-        check: which it is a part of.
-        ends: a moment of `time.monotonic`.
+        check: the check that the stage is a part of.
+        ends: when the slot ends, by `time.monotonic`.
     """
 
     check: Check
@@ -66,11 +66,11 @@ class Turn:
 
     @property
     def seconds_left(self) -> float:
-        """How long it may still take."""
+        """The seconds until the slot ends."""
         return self.ends - time.monotonic()
 
     def in_small(self, *words: str) -> list[str]:
-        """Return these words of a command in miniature, none of them otherwise."""
+        """Return these command-line arguments with --small, else []."""
         return list(words) if self.check.small else []
 
     def start(
@@ -79,7 +79,7 @@ class Turn:
         environment: Mapping[str, str] | None = None,
         folder: Path = ROOT,
     ) -> "Process":
-        """Start a command over the project's code in `folder`."""
+        """Start a command in `folder`, with the project's code from there."""
         return Process(self.check, command, environment or {}, folder)
 
     def run(
@@ -88,11 +88,11 @@ class Turn:
         environment: Mapping[str, str] | None = None,
         folder: Path = ROOT,
     ) -> "Done":
-        """Run a command over the project's code in `folder` to its end."""
+        """Run a command in `folder`, with the project's code from there, until it ends."""
         return self.start(command, environment, folder).wait(self.seconds_left)
 
     def probe(self, *arguments: str) -> Figures:
-        """Run a probe; returns what it found, or {"failed": why}."""
+        """Run a probe; returns its figures, or {"failed": reason}."""
         done = self.run([sys.executable, str(HERE / "probes.py"), *arguments])
         if not done.ok:
             ending = "too long" if done.code is None else f"exit {done.code}"
@@ -102,13 +102,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended.
+    """The result of a command.
 
     Args:
-        code: the exit code; None: it took too long.
-        seconds: how long it took.
-        out: what it printed.
-        err: what it said on standard error.
+        code: the exit code; None if it was killed because it took too long.
+        seconds: its duration.
+        out: its standard output.
+        err: its standard error.
     """
 
     code: int | None
@@ -118,24 +118,24 @@ class Done:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended well."""
+        """Whether the exit code is 0."""
         return self.code == 0
 
     @property
     def last_words(self) -> str:
-        """The last line of all that it said."""
+        """The last non-empty line of its output, at most 300 characters."""
         lines = [line for line in (self.out + self.err).splitlines() if line.strip()]
         return lines[-1][-300:] if lines else ""
 
 
 class Process:
-    """A command in a process group of its own, so that all it starts can be killed with it.
+    """A command in a separate process group, so that its child processes are killed with it.
 
     Args:
-        check: whose results keep what it says if it fails.
-        command: what to run.
-        environment: variables beside those of this process.
-        folder: where; the project's code is taken from there.
+        check: its results log the output if the command fails.
+        command: the command line.
+        environment: variables in addition to those of this process.
+        folder: the working directory, from which the project's code is imported.
     """
 
     def __init__(
@@ -161,16 +161,16 @@ class Process:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is still running."""
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """Send SIGKILL to it and to all that it started."""
+        """Send SIGKILL to its process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self, seconds: float) -> Done:
-        """Wait until it ends, and kill it if it takes longer than that."""
+        """Wait until it ends, and kill it after `seconds`."""
         code: int | None
         try:
             code = self.process.wait(max(0.1, seconds))

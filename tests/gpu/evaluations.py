@@ -1,4 +1,4 @@
-"""The stages that evaluate the default run: do its own figures come out again?"""
+"""The stages that evaluate the default run and compare with the run's own metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from runs import place, read_json
 
 
 def evaluate(turn: Turn) -> Outcome:
-    """On the device that trained it; how long does it take?"""
+    """Evaluate it on the device that trained it, plainly and with --tta, and time that."""
     source = place(turn, "default")
     if not (source / "metrics.json").is_file():
         return Outcome(False, "no default run", {})
@@ -31,7 +31,7 @@ def evaluate(turn: Turn) -> Outcome:
 
 
 def evaluate_on_cpu(turn: Turn) -> Outcome:
-    """Where there is no GPU."""
+    """Evaluate it with the GPU hidden."""
     source = place(turn, "default")
     if not (source / "metrics.json").is_file():
         return Outcome(False, "no default run", {})
@@ -49,7 +49,7 @@ def run_evaluate(
     *options: str,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[Done, Figures]:
-    """Evaluate a run in a process; returns how it ended, and the metrics that it wrote."""
+    """Evaluate a run in a process; returns the process's result and the metrics that it wrote."""
     output = turn.check.work / f"evaluation_{name}"
     command = [*FASHION_LIT, "evaluate", str(source), "--output", str(output), *options]
     done = turn.run(command, environment)
@@ -57,7 +57,7 @@ def run_evaluate(
 
 
 def gaps_to_own(found: Figures, source: Path) -> dict[str, float]:
-    """Return how much more accurate an evaluation is than the run itself has found."""
+    """Return the accuracies of an evaluation minus those in the run's own metrics."""
     own = read_json(source / "metrics.json")
     keys = [key for key in ("val/accuracy", "test/accuracy") if key in own]
     return {key: round(found[key] - own[key], 6) for key in keys}

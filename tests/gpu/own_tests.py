@@ -1,4 +1,4 @@
-"""The stages of the project's own tests: with a GPU in sight, and training on it."""
+"""The stages that run the project's tests on a machine with a GPU, and with training on it."""
 
 import re
 import shutil
@@ -15,23 +15,23 @@ TESTS = ("end_to_end/test_cuda.py", "training", "data", "evaluation", "models", 
 SMALL_TESTS = ("end_to_end/test_cuda.py", "training/test_device.py", "data")
 TRAINING_TESTS = ("end_to_end", "runs")
 SMALL_TRAINING_TESTS = ("end_to_end/test_train.py",)
-NEED_A_CPU = (  # tests of what holds on a CPU alone
-    # Two processes share the one GPU.
+NEED_A_CPU = (  # tests whose assertions hold only on a CPU
+    # It trains in two processes, which would share the one GPU.
     "runs/test_resume_checkpoints.py::test_a_step_of_several_ranks_asks_nothing_else",
     # The number of CPU threads does not change a GPU's result, so it is not recorded.
     "runs/test_resume.py::test_changed_environment_is_told",
-    # Two trainings are compared bit by bit, without trainer.deterministic.
+    # It compares two trainings bit by bit, without trainer.deterministic.
     "runs/test_resume.py::test_new_run_departs_from_a_checkpoint_whose_run_is_gone",
 )
 
 
 def tests(turn: Turn) -> Outcome:
-    """The tests that look at devices, those marked `cuda` among them."""
+    """Run the tests that depend on the device, including those marked `cuda`."""
     return run_tests(turn, SMALL_TESTS if turn.check.small else TESTS, ROOT)
 
 
 def tests_on_gpu(turn: Turn) -> Outcome:
-    """Tests that train, in a copy in which they train on the GPU where there is one."""
+    """Run the tests that train, in a copy of the project where they train on the GPU, if any."""
     copy = turn.check.work / "copy"
     for name in ("fashion_lit", "conf", "tests"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -49,7 +49,7 @@ def tests_on_gpu(turn: Turn) -> Outcome:
 def run_tests(
     turn: Turn, names: Sequence[str], folder: Path, without: Sequence[str] = ()
 ) -> Outcome:
-    """Run these tests, `without` some, over the project's code in `folder`."""
+    """Run these tests, except those in `without`, on the project's code in `folder`."""
     small = turn.check.small
     options = ["-v", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-m", "not long"]
     options += ["-o", "addopts=", f"--basetemp={turn.check.work / f'pytest_{folder.name}'}"]
@@ -66,18 +66,18 @@ def run_tests(
     failed = [name for name, word in outcomes.items() if word in ("FAILED", "ERROR")]
     lines = done.out.splitlines()
     reasons = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
-    told = ", ".join(f"{count} {word.lower()}" for word, count in counts.items())
-    told = told or done.last_words
+    summary = ", ".join(f"{count} {word.lower()}" for word, count in counts.items())
+    summary = summary or done.last_words
     if done.code is None:
-        told += ", stopped before the end"
+        summary += ", stopped before the end"
     if failed:
-        told += f": {', '.join(name.split('::')[-1] for name in failed[:12])}"
+        summary += f": {', '.join(name.split('::')[-1] for name in failed[:12])}"
     figures = {"counts": counts, "failed": failed, "reasons": reasons, "exit": done.code}
-    return Outcome(done.ok, told, figures)
+    return Outcome(done.ok, summary, figures)
 
 
 def read_outcomes(screen: str) -> dict[str, str]:
-    """Read how each test ended, line by line, since pytest may not have come to its summary."""
+    """Parse the outcome of each test from pytest's lines, as its summary may be missing."""
     outcomes = {}
     for line in screen.splitlines():
         word = re.search(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", line)

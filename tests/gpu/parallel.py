@@ -10,7 +10,7 @@ from runs import SMALL_DATA, TINY, read_json
 
 
 def parallel(turn: Turn) -> Outcome:
-    """Two jobs, the GPU named by its UUID where there is one."""
+    """Train two jobs at once on one GPU, given by its UUID, if any."""
     uuids = card.uuids()
     environment = {"CUDA_VISIBLE_DEVICES": uuids[0]} if uuids else {}
     sweep = ["sweep_name=check", f"output_root={turn.check.work.as_posix()}"]
@@ -42,7 +42,9 @@ def parallel(turn: Turn) -> Outcome:
 
 
 def device_in(log: Path) -> str:
-    """Return the device that a job's log tells of."""
+    """Return the device named in a job's log, or "?"."""
     lines = log.read_text(encoding="utf-8").splitlines()
-    told = (line.partition(" parameters, on ")[2] for line in lines if " parameters, on " in line)
-    return next(told, "?")
+    devices = (
+        line.partition(" parameters, on ")[2] for line in lines if " parameters, on " in line
+    )
+    return next(devices, "?")

@@ -1,9 +1,9 @@
-"""Make this checkout ready for check.py on a GPU machine without a network.
+"""Prepare this checkout for check.py on a GPU machine without a network.
 
 python tests/gpu/prepare.py        then run the command that it prints on that machine
 
-Leaves data/ (the four files) and .whl/ (what the machine's image lacks, as `wheels` has it), which
-git does not see, and changes no tracked file. The first time it needs a package index.
+Creates data/ (the four data files) and .whl/ (the wheels that the machine's image lacks, according
+to wheels.py). Git ignores both, and no tracked file changes. The first run needs a package index.
 """
 
 import argparse
@@ -11,16 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The code of this checkout, whichever one is installed.
+# Import the code of this checkout, even if another one is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from wheels import fetch_missing
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout
-CARRIED = ("data", ".whl")  # beside what git sees
-LIMIT = 64  # MiB that can be sent to the machine
+ROOT = Path(__file__).resolve().parents[2]  # the checkout's root
+CARRIED = ("data", ".whl")  # folders sent in addition to the files that git does not ignore
+LIMIT = 64  # greatest total size that can be sent to the machine, in MiB
 INSTALL = (
     "python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade "
     "--target .whl/site .whl/*.whl"
@@ -32,7 +32,7 @@ CHECK = (
 
 
 def main() -> int:
-    """Fetch, weigh, tell; returns the exit code."""
+    """Fetch the data and wheels, check the size and print the command; returns the exit code."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
@@ -47,8 +47,8 @@ def main() -> int:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
     print(
-        "\nOn the machine, in the root of a copy of this checkout that has data/ and .whl/ too, "
-        f"within 580 s:\n\n{INSTALL} && {CHECK}"
+        "\nRun this on the machine, in the root of a copy of this checkout with data/ and .whl/; "
+        f"it takes up to 580 s:\n\n{INSTALL} && {CHECK}"
     )
     return 0
 
@@ -61,7 +61,7 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def hide(folder: str) -> None:
-    """Let git ignore a folder, in this checkout alone, unless it does already."""
+    """Make git ignore a folder in this checkout (info/exclude), unless it already does."""
     if git("check-ignore", "--quiet", f"{folder}/file").returncode == 0:
         return
     exclude = ROOT / git("rev-parse", "--git-path", "info/exclude").stdout.strip()
@@ -71,20 +71,23 @@ def hide(folder: str) -> None:
 
 
 def weigh() -> None:
-    """Add up what is sent; raises UserError if it is too much."""
+    """Print the size of what is sent; raises UserError if it exceeds LIMIT."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
     files = {"tree": [ROOT / name for name in listed if name]}
-    for folder in (*CARRIED, "shared"):  # where a shared/ lies in the checkout, it is sent too
+    for folder in (*CARRIED, "shared"):  # a shared/ in the checkout is sent, too
         files[folder] = [p for p in (ROOT / folder).rglob("*") if not p.is_symlink()]
     parts = {
         name: sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
         for name, paths in files.items()
     }
     total = sum(parts.values())
-    told = ", ".join(f"{name} {size:.1f}" for name, size in parts.items() if size)
-    print(f"to send: {total:.1f} MiB of {LIMIT} ({told})")
+    sizes = ", ".join(f"{name} {size:.1f}" for name, size in parts.items() if size)
+    print(f"to send: {total:.1f} of at most {LIMIT} MiB ({sizes})")
     if total > LIMIT:
-        raise UserError("That is too much; data/ needs to hold the four .gz files alone.")
+        raise UserError(
+            f"Expected at most {LIMIT} MiB to send, but got {total:.1f} MiB; data/ needs only the "
+            "four .gz files."
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The probes of suspects in a few tensors: each gives {"fault": whether it is there, …}."""
+"""Probes for suspected faults on small tensors; each returns {"fault": True, False or None, …}."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ NUM_COPIES = 50
 
 
 def fused_sgd() -> dict[str, Any]:
-    """fp16's scaler skips the first step: is the momentum then what lay in memory?
+    """Test whether SGD's momentum is uninitialised memory after fp16's scaler skips the first step.
 
-    Without a GPU another kernel is asked, so its being right proves nothing.
+    Without a GPU another kernel runs, so a correct result there proves nothing.
     """
     found: dict[str, Any] = {}
     for name, fused in (("plain", False), ("fused", True)):
@@ -27,14 +27,14 @@ def fused_sgd() -> dict[str, Any]:
 
 
 def greatest_weight_after_skipped_step(*, fused: bool) -> float:
-    """Train some weights for three steps, of which the first one's gradients are infinite."""
+    """Train weights for three steps, with infinite gradients in the first; return the greatest."""
     device = device_name()
     module = nn.Linear(NUM_WEIGHTS, 1, bias=False, device=device)
     nn.init.ones_(module.weight)
     dirty = [torch.full((NUM_WEIGHTS,), 1e30, device=device) for _ in range(64)]
     optimizer = OPTIMIZERS["sgd"](module, lr=0.1, momentum=0.9, fused=fused)
     scaler = torch.amp.GradScaler(device)
-    del dirty  # what is allocated from now on may hold it
+    del dirty  # later allocations may reuse this memory
     for factor in (float("inf"), 1.0, 1.0):
         optimizer.zero_grad()
         loss = (module.weight * factor).sum() / NUM_WEIGHTS
@@ -45,7 +45,7 @@ def greatest_weight_after_skipped_step(*, fused: bool) -> float:
 
 
 def early_reads() -> dict[str, Any]:
-    """Is a batch that moves from the GPU to the CPU there when it is read?"""
+    """Test whether a batch moved from the GPU to the CPU is complete when it is read."""
     if device_name() == "cpu":
         return {"fault": None}
     source = SyntheticGarments(num_train=20, num_test=10)
@@ -62,5 +62,5 @@ def early_reads() -> dict[str, Any]:
 
 
 def last_pixels(images: Tensor) -> Tensor:
-    """Return what is copied last of images (B, C, H, W)."""
+    """Return the last eight pixels of images (B, C, H, W), which are copied last."""
     return images[-1, -1, -1, -8:]

@@ -1,4 +1,4 @@
-"""The probe of the machine: what it is, and what it can do at most."""
+"""The probe of the machine: versions, hardware and peak speeds."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ QUERY = "name,driver_version,memory.total,memory.used,clocks.sm,mig.mode.current
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, and of a GPU the speeds that nothing can exceed."""
+    """Return versions and, with a GPU, its peak speeds."""
     cuda = torch.cuda.is_available()
     found = {
         "python": platform.python_version(),
@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
 
 
 def package_version(name: str) -> str:
-    """Return the version of an installed package."""
+    """Return the version of an installed package, or "absent"."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -59,7 +59,7 @@ def package_version(name: str) -> str:
 
 
 def compiler_version(name: str) -> str:
-    """Return the first line that a compiler says of itself, "" if it is not there."""
+    """Return the first line of a compiler's --version, or "" if it cannot be run."""
     try:
         done = subprocess.run(
             [name, "--version"], capture_output=True, text=True, timeout=20, check=False
@@ -70,7 +70,7 @@ def compiler_version(name: str) -> str:
 
 
 def gpu_speeds() -> dict[str, Any]:
-    """Return what the GPU is, and how fast it copies and multiplies."""
+    """Return the GPU's name and its speed in copies and matrix products."""
     properties = torch.cuda.get_device_properties(0)
     num_bytes, side = 2**30, 8192
     source, target = (torch.empty(num_bytes, dtype=torch.uint8, device="cuda") for _ in range(2))

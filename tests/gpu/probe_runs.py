@@ -1,4 +1,4 @@
-"""The probes of runs that are over: their checkpoints, their curves."""
+"""The probes of finished runs: their checkpoints and curves."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ SCORES = ("val/accuracy", "val/loss")
 
 
 def compare(first: str, second: str) -> dict[str, Any]:
-    """Return how two checkpoints differ: weights, optimizer, scores."""
+    """Return how two checkpoints differ in weights, optimizer state and scores."""
     one, other = (torch.load(p, map_location="cpu", weights_only=True) for p in (first, second))
     pairs = {path: pair for key in COMPARED for path, *pair in walk(one[key], other[key], key)}
     unequal = [path for path, (a, b) in pairs.items() if not torch.equal(a, b)]
@@ -38,7 +38,7 @@ def compare(first: str, second: str) -> dict[str, Any]:
 
 
 def walk(a: Any, b: Any, path: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Go through two nested values alike; give every tensor of both, with its path."""
+    """Yield (path, tensor, tensor) for every tensor of two nested values of the same structure."""
     if isinstance(a, Tensor):
         yield path, a, b
     elif isinstance(a, dict):
@@ -50,12 +50,12 @@ def walk(a: Any, b: Any, path: str) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def scores(checkpoint: dict[str, Any]) -> dict[str, float]:
-    """Return a checkpoint's figures of its validation."""
+    """Return the validation metrics in a checkpoint."""
     metrics = checkpoint["run"]["metrics"]
     return {key: float(metrics[key]) for key in SCORES if key in metrics}
 
 
 def scalars(run_dir: str, *tags: str) -> dict[str, list[float]]:
-    """Return the values of some curves of a run."""
+    """Return the values of these curves of a run: {tag: [value, …]}; [] for an absent tag."""
     curves = read_curves(Path(run_dir))
     return {tag: [value for _, value in curves.get(tag, [])] for tag in tags}

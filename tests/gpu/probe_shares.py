@@ -1,4 +1,4 @@
-"""The probes of what `launcher=parallel` gives its jobs."""
+"""The probes of the GPUs that `launcher=parallel` gives to its jobs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PARTLY_VISIBLE = ("0,1", "0,-1")  # on a machine with one GPU
 
 
 def share() -> dict[str, Any]:
-    """Return what the slots get in this environment, and what it costs to find out."""
+    """Return the slots' devices in this environment, and the milliseconds to find them."""
     began = time.perf_counter()
     shares = [device_share(slot, NUM_SLOTS) for slot in range(NUM_SLOTS + 1)]
     return {
@@ -33,21 +33,22 @@ def share() -> dict[str, Any]:
 def shares() -> dict[str, Any]:
     """Return the slots' shares under several CUDA_VISIBLE_DEVICES.
 
-    The fault: a slot whose device is not among the visible ones trains on the CPU without a word.
+    The fault is that a slot's device is not visible, so that it silently trains on the CPU.
     """
     values = {"unset": None, "''": "", "'0'": "0"}
     values |= {repr(value): value for value in PARTLY_VISIBLE}
     if uuids := card.uuids():
         values["a UUID"] = uuids[0]
     found: dict[str, Any] = {name: share_under(value) for name, value in values.items()}
-    told = {name: entry for name, entry in found.items() if isinstance(entry, dict)}
-    partly = [told[name] for name in map(repr, PARTLY_VISIBLE) if name in told]
+    entries = {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+    partly = [entries[name] for name in map(repr, PARTLY_VISIBLE) if name in entries]
     fault = any(entry["visible"] == 1 and len(set(entry["slots"])) > 1 for entry in partly)
-    return {"fault": fault if any(entry["visible"] for entry in told.values()) else None, **found}
+    any_gpu = any(entry["visible"] for entry in entries.values())
+    return {"fault": fault if any_gpu else None, **found}
 
 
 def share_under(value: str | None) -> dict[str, Any] | str:
-    """Return what `share` gives under a CUDA_VISIBLE_DEVICES, or what it fails with."""
+    """Return the figures of `share` under a CUDA_VISIBLE_DEVICES, or its error output."""
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     if value is not None:
         environment["CUDA_VISIBLE_DEVICES"] = value

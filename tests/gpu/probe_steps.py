@@ -1,4 +1,4 @@
-"""The probe of a training step: its time on the wall and on the GPU, and what small parts cost."""
+"""The probe of a training step: its wall time, its GPU time and the cost of small parts."""
 
 import tempfile
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ NUM_PICTURES = 18
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is asked of the device: all operations but views, each a kernel or more."""
+    """Counts ATen operations except views and allocations; each launches at least one kernel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Operations(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to repeat what is timed, and on images how large."""
+    """The numbers of repetitions, and the image size in pixels."""
 
     num_steps: int = 60
     num_batches: int = 50
@@ -61,7 +61,7 @@ SMALL_EFFORT = Effort(num_steps=3, num_batches=2, num_forward=3, num_drawings=2,
 
 
 def anatomy(*overrides: str, small: bool = False) -> dict[str, Any]:
-    """Take a bare loop over a configuration's batches apart."""
+    """Return the times of the parts of a bare loop over a configuration's batches."""
     effort = SMALL_EFFORT if small else Effort()
     (config,) = compose_jobs(prepare_overrides(list(overrides)), multirun=False)
     loop, batches = prepare(config)
@@ -78,7 +78,7 @@ def anatomy(*overrides: str, small: bool = False) -> dict[str, Any]:
 
 
 def prepare(config: Config) -> tuple[PlainLoop, Iterable[Batch]]:
-    """Build a bare loop of a configuration, and its batches, both on the GPU if there is one."""
+    """Build a bare loop of a configuration and its batches, both on the GPU, if any."""
     torch.manual_seed(0)
     choose_kernels(config)
     network = build_classifier(config).network.to(device_name()).train()
@@ -87,13 +87,13 @@ def prepare(config: Config) -> tuple[PlainLoop, Iterable[Batch]]:
 
 
 def take(batches: Iterable[Batch], count: int) -> None:
-    """Make the first batches of an epoch."""
+    """Produce the first `count` batches of an epoch."""
     for _ in islice(batches, count):
         pass
 
 
 def step_times(loop: PlainLoop, batches: Iterable[Batch], effort: Effort) -> dict[str, float]:
-    """Return a step's time, and of a GPU how long it is busy in a step, with how many kernels."""
+    """Return a step's wall time and operations, and on a GPU its busy time and kernels."""
 
     def steps(count: int) -> None:
         for batch in islice(batches, count):
@@ -116,7 +116,7 @@ def step_times(loop: PlainLoop, batches: Iterable[Batch], effort: Effort) -> dic
 
 
 def part_times(effort: Effort) -> dict[str, float]:
-    """Return what seeding, augmentation and resizing cost."""
+    """Return the times of seeding, augmentation and resizing."""
     device = device_name()
     images = torch.randint(0, 256, (128, 28, 28), dtype=torch.uint8, device=device)
     augment = Augment(shift=1)
@@ -145,7 +145,7 @@ def part_times(effort: Effort) -> dict[str, float]:
 
 
 def drawing_time(effort: Effort) -> float:
-    """Return what it costs to draw the confusion matrix and the surest mistakes."""
+    """Return the milliseconds to draw the confusion matrix and the most confident mistakes."""
     confusion = torch.randint(0, 300, (10, 10)).float()
     images, labels = torch.randn(NUM_PICTURES, 28, 28), torch.randint(0, 10, (NUM_PICTURES,))
     probabilities = torch.randn(NUM_PICTURES, 10).softmax(1)

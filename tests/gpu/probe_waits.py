@@ -1,4 +1,4 @@
-"""The probe of where a run waits for the device."""
+"""The probe that finds the lines of code where a run waits for the device."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ import torch
 from fashion_lit.train import main as train
 
 HERE = Path(__file__).parent
-MESSENGERS = ("warnings.py", "contextlib.py")  # innermost when a warning is shown
+MESSENGERS = ("warnings.py", "contextlib.py")  # the innermost frames when a warning is shown
 MOST_PLACES = 25
 
 
 def waits(*overrides: str) -> dict[str, Any]:
-    """Train, and count torch's own warnings about synchronisation by lines of code."""
+    """Train, and count torch's synchronisation warnings by line of code."""
     counts: Counter[str] = Counter()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -38,7 +38,7 @@ def waits(*overrides: str) -> dict[str, Any]:
 
 
 def place_of_call() -> str:
-    """Say where in the project the code is that now runs, and what that has called in the end."""
+    """Describe the project's innermost line on the stack and, if different, the innermost line."""
     frames = [
         frame
         for frame in traceback.extract_stack()
@@ -51,13 +51,13 @@ def place_of_call() -> str:
 
 
 def describe(frame: traceback.FrameSummary) -> str:
-    """Name a line of code."""
+    """Return "file:line function"."""
     return f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
 
 
 @contextmanager
 def screen_to_stderr() -> Iterator[None]:
-    """Let all that is printed go to standard error, since it is no JSON."""
+    """Redirect standard output to standard error, as standard output must hold only JSON."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

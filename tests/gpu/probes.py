@@ -1,11 +1,11 @@
-"""Small measurements, each a process of its own that prints one line of JSON.
+"""Small measurements, each in a separate process that prints one line of JSON.
 
 python tests/gpu/probes.py environment
 python tests/gpu/probes.py compare FIRST/checkpoints/last.ckpt SECOND/checkpoints/last.ckpt
 python tests/gpu/probes.py --small anatomy experiment=report_b data=synthetic
 
-All but `environment` need fashion-lit installed, or its folder in PYTHONPATH. Without a GPU they
-run all the same, and leave out, or give as null, what only a GPU could tell.
+All except `environment` need fashion-lit installed, or its folder in PYTHONPATH. They also run
+without a GPU; figures that need one are then absent or null.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import importlib
 import json
 from collections.abc import Mapping
 
-# The module of each probe, which is a function there. Only that one is imported, so that what the
-# project cannot import on some machine does not hide what machine it is.
+# The module of each probe, a function of the same name. Only that module is imported, so that
+# `environment` also works on a machine where the project cannot be imported.
 PROBES: Mapping[str, str] = {
     "environment": "probe_machine",
     "compare": "probe_runs",
@@ -33,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--small", action="store_true", help="in miniature; of anatomy alone")
+    parser.add_argument("--small", action="store_true", help="few repetitions (anatomy only)")
     parser.add_argument("probe", choices=PROBES)
-    parser.add_argument("arguments", nargs="*", help="of the probe")
+    parser.add_argument("arguments", nargs="*", help="the probe's arguments")
     args = parser.parse_args()
     probe = getattr(importlib.import_module(PROBES[args.probe]), args.probe)
     print(json.dumps(probe(*args.arguments, **({"small": True} if args.small else {}))))

@@ -1,10 +1,10 @@
-"""What the check finds, written as it is found.
+"""The results of the check, written to a folder as they come.
 
     results = Results(Path("results"))
     results.add(Result("env", True, "no GPU, torch 2.11.0", figures={}, at_s=0.0, seconds=4.2))
 
-The folder then holds results.jsonl (a line a stage, every figure), table.txt (in short), log.txt
-(what failed commands said) and benchmark.json (the benchmark's rows).
+The folder then holds results.jsonl (all figures, one line per stage), table.txt (the summaries),
+log.txt (the output of failed commands) and benchmark.json (the benchmark's rows).
 """
 
 import json
@@ -16,29 +16,29 @@ from typing import Any, NamedTuple
 Figures = dict[str, Any]
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
-MOST_SAID = 420  # characters in the table
+MAX_SUMMARY = 420  # characters of a summary in the table
 
 
 class Outcome(NamedTuple):
-    """What a stage returns: whether all is well, what to say in short, and every figure."""
+    """The return value of a stage: whether it succeeded, a summary and all figures."""
 
     well: bool
-    said: str
+    summary: str
     figures: Figures
 
 
 @dataclass(frozen=True)
 class Result:
-    """A stage's line.
+    """The result of a stage.
 
     Args:
         stage: its name.
-        well: None: it was skipped.
-        said: in short.
-        figures: all of them.
-        at_s: when it began, in seconds after the check did.
-        seconds: how long it took.
-        card: what the GPU did meanwhile, as the meter says it; {} without a GPU.
+        well: whether it succeeded; None if it was skipped.
+        said: a summary.
+        figures: all figures.
+        at_s: when it began, in seconds since the check began.
+        seconds: its duration.
+        card: the GPU's utilization and memory during the stage; {} without a GPU.
     """
 
     stage: str
@@ -51,25 +51,25 @@ class Result:
 
     @property
     def line(self) -> str:
-        """The line of the table."""
+        """The stage's line of table.txt."""
         busy = f"{self.card['gpu_busy_percent']:.0f} %" if self.card else ""
         return (
             f"{self.stage:<16} {MARKS[self.well]:<4} {self.seconds:>6.1f} s {busy:>5}  "
-            f"{self.said[:MOST_SAID]}"
+            f"{self.said[:MAX_SUMMARY]}"
         )
 
     @property
     def record(self) -> Figures:
-        """The line of results.jsonl."""
+        """The stage's line of results.jsonl, as a dict."""
         record = asdict(self)
         return record | record.pop("card")
 
 
 class Results:
-    """A folder of results; stages that run at once may write at once.
+    """A folder of results, which concurrent stages can write to.
 
     Args:
-        folder: is made, or cleared of an earlier check's results.
+        folder: created if absent; an earlier check's results in it are deleted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,16 +82,16 @@ class Results:
 
     @property
     def table(self) -> str:
-        """All lines so far."""
+        """The table of all stages so far."""
         return "\n".join(result.line for result in self.found) + "\n"
 
     @property
     def all_well(self) -> bool:
-        """Whether no stage failed, and none was skipped."""
+        """Whether no stage failed or was skipped."""
         return all(result.well for result in self.found)
 
     def add(self, result: Result) -> None:
-        """Write a stage's result, and print its line."""
+        """Write a stage's result and print its line."""
         with self._lock:
             self.found.append(result)
             self._append("results.jsonl", json.dumps(result.record) + "\n")
@@ -99,16 +99,16 @@ class Results:
             print(result.line, flush=True)
 
     def figures_of(self, stage: str) -> Figures | None:
-        """Return what a stage that is done has found."""
+        """Return the figures of a completed stage, or None."""
         return next((result.figures for result in self.found if result.stage == stage), None)
 
     def add_log(self, text: str) -> None:
-        """Keep what a failed command said."""
+        """Append the output of a failed command to log.txt."""
         with self._lock:
             self._append("log.txt", text)
 
     def add_benchmark(self, part: str, rows: list[Figures]) -> None:
-        """Keep a part of the benchmark."""
+        """Add the rows of one part to benchmark.json."""
         path = self.folder / "benchmark.json"
         with self._lock:
             whole = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""The stages that kill a run in its second epoch and let it go on: is it equal to the bit?"""
+"""The stages that kill a run in its second epoch, resume it and compare it bit by bit."""
 
 import signal
 import time
@@ -18,7 +18,7 @@ from runs import (
 )
 from stages import Work
 
-SMALL_KILL_AT = 15  # the step in miniature, where an epoch has 11
+SMALL_KILL_AT = 15  # the step with --small, where an epoch has 11
 
 
 def resume_stage(
@@ -28,14 +28,14 @@ def resume_stage(
     small: Sequence[str] = (TINY,),
     exact: bool = True,
 ) -> Work:
-    """Return a stage of two runs alike, and of one that is killed and goes on.
+    """Return a stage of three equal runs, one of which is killed and resumed.
 
     Args:
-        mode: its runs' names begin so.
-        overrides: of all three runs.
-        kill_at: a step of the second epoch.
-        small: more overrides in miniature.
-        exact: they must be equal to the bit; if not, that is told all the same.
+        mode: the prefix of the runs' names.
+        overrides: overrides of all three runs.
+        kill_at: the step of the kill, in the second epoch.
+        small: additional overrides with --small.
+        exact: fail unless the resumed run is bit-identical; otherwise only report differences.
     """
 
     def stage(turn: Turn) -> Outcome:
@@ -45,20 +45,20 @@ def resume_stage(
         figures = run_three(turn, mode, settings, step)
         code = figures["killed_code"]
         was_killed = code == -signal.SIGKILL
-        said = [f"killed at step {figures['killed_at_step']}"]
+        lines = [f"killed at step {figures['killed_at_step']}"]
         if not was_killed:
-            said = [f"NOT killed ({code})"]
+            lines = [f"NOT killed ({code})"]
         for name in ("again", "resumed"):
-            said.append(f"{name}: {in_words(figures[f'whole and {name}'])}")
+            lines.append(f"{name}: {in_words(figures[f'whole and {name}'])}")
         equal = figures["whole and resumed"].get("equal", False)
         well = was_killed and figures["resumed"]["exit"] == 0 and (equal or not exact)
-        return Outcome(well, "; ".join(said), figures)
+        return Outcome(well, "; ".join(lines), figures)
 
     return stage
 
 
 def run_three(turn: Turn, mode: str, settings: Sequence[str], step: int) -> Figures:
-    """Train the three runs at once, the third one killed at a step; compare what they come to."""
+    """Train three runs concurrently, kill and resume the third, and compare their checkpoints."""
     threads = {"OMP_NUM_THREADS": "1" if turn.check.small else "2"}
     whole, again, killed = (f"{mode}_{part}" for part in ("whole", "again", "killed"))
     processes = {
@@ -80,7 +80,7 @@ def run_three(turn: Turn, mode: str, settings: Sequence[str], step: int) -> Figu
 
 
 def kill_at_step(turn: Turn, process: Process, name: str, step: int) -> int:
-    """Kill a run once its status tells of this step; returns the step that it told last."""
+    """Kill a run once its status.json reaches `step`; returns the last step read from there."""
     reached = 0
     while process.runs and turn.seconds_left > 0:
         reached = read_json(place(turn, name) / "status.json").get("step", 0)
@@ -97,11 +97,11 @@ def compare(turn: Turn, *names: str) -> Figures:
 
 
 def in_words(found: Figures) -> str:
-    """Say what a comparison has found."""
+    """Summarize a comparison."""
     if "failed" in found:
         return found["failed"][:100]
     if found["equal"]:
-        return "equal to the bit"
+        return "bit-identical"
     return (
         f"{found['unequal']} of {found['tensors']} tensors differ, by up to "
         f"{found['greatest_gap']:.1e}"

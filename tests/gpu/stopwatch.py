@@ -1,4 +1,4 @@
-"""Time what a device does, which may still be at work when the command to do it returns."""
+"""Time work on a device that may run asynchronously."""
 
 import statistics
 import time
@@ -11,18 +11,18 @@ NUM_WARM_UP_REPEATS = 2
 
 
 def device_name() -> str:
-    """Return "cuda" where there is a GPU, else "cpu"."""
+    """Return "cuda" if there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wait() -> None:
-    """Wait until a GPU has done what it was asked to."""
+    """Wait until the GPU, if any, has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def milliseconds(work: Callable[[], Any], num_repeats: int) -> float:
-    """Return the median time of some repeats, waiting for the device in each."""
+    """Return the median time of `num_repeats` calls, each synchronized with the device."""
     times = []
     for _ in range(NUM_WARM_UP_REPEATS + num_repeats):
         wait()

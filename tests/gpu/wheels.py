@@ -1,8 +1,8 @@
-"""The wheels that the project needs and a GPU machine's image lacks.
+"""Fetch the wheels that the project needs and the image of a GPU machine lacks.
 
     fetch_missing(root / "pyproject.toml", root / ".whl")
 
-The constants say what that image has.
+The constants describe that image.
 """
 
 import email
@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from fashion_lit.errors import UserError
 
-# Of the image's packages, those that the project, and what it needs, ask for; "": some version.
-# typing-extensions is there too, but of an age that others here may not take.
+# The image's packages that the project or its requirements require; "" stands for any version. The
+# image's typing-extensions is left out, as it may be too old for other packages.
 IMAGE = {
     "absl-py": "",
     "contourpy": "",
@@ -91,9 +91,9 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def fetch_missing(pyproject: Path, folder: Path) -> list[Path]:
-    """Fill `folder` with the wheels of all that is missing, and nothing else; returns them.
+    """Fill `folder` with the wheels of all missing packages, delete other wheels, and return them.
 
-    Raises UserError where the image cannot do.
+    Raises UserError if the image has a package in a version that does not meet a requirement.
     """
     folder.mkdir(exist_ok=True)
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
@@ -108,38 +108,44 @@ def fetch_missing(pyproject: Path, folder: Path) -> list[Path]:
             kept[name] = find(name, need, folder) or fetch(name, need, folder)
             waiting += needs_of(kept[name])
         if not fits(kept[name], need):
-            raise UserError(f"{need} is needed, but {kept[name].name} was taken for another.")
+            raise UserError(
+                f"Expected a wheel that meets {need}, but {kept[name].name} was chosen for another "
+                "requirement."
+            )
     for path in set(folder.glob("*.whl")) - set(kept.values()):
         path.unlink()
     return sorted(kept.values())
 
 
 def is_there(name: str, need: Requirement) -> bool:
-    """Whether the image has a package; raises UserError if it has a version that will not do."""
+    """Whether the image has a package; raises UserError if its version does not meet `need`."""
     version = IMAGE.get(name)
     if version and not need.specifier.contains(version, prereleases=True):
-        raise UserError(f"The machine has {name} {version}, but {need} is needed.")
+        raise UserError(f"Expected {need} in the machine's image, but it has {name} {version}.")
     return version is not None
 
 
 def fits(wheel: Path, need: Requirement) -> bool:
-    """Whether a wheel has a version that will do."""
+    """Whether a wheel's version meets a requirement."""
     return need.specifier.contains(parse_wheel_filename(wheel.name)[1], prereleases=True)
 
 
 def named(wheels: Iterable[Path], name: str) -> list[Path]:
-    """Return the wheels of a package."""
+    """Return those of `wheels` that belong to a package."""
     return [path for path in wheels if parse_wheel_filename(path.name)[0] == name]
 
 
 def find(name: str, need: Requirement, folder: Path) -> Path | None:
-    """Return a wheel of an earlier call that will do."""
+    """Return a wheel in `folder` that meets a requirement, or None."""
     wheels = named(folder.glob("*.whl"), name)
     return next((path for path in wheels if fits(path, need)), None)
 
 
 def fetch(name: str, need: Requirement, folder: Path) -> Path:
-    """Download a wheel for the machine's Python; build one, if there is only source."""
+    """Download a wheel for the machine's Python, or build one if there is only a source package.
+
+    Raises UserError if pip finds none, or if the built wheel is not pure Python.
+    """
     asked = f"{need.name}{need.specifier}"
     before = set(folder.glob("*.whl"))
     target = ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"]
@@ -152,14 +158,17 @@ def fetch(name: str, need: Requirement, folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     new = named(set(folder.glob("*.whl")) - before, name)
     if len(new) != 1:
-        raise UserError(f"Expected pip to find a wheel of {asked}, but it says:\n{done.stderr}")
+        raise UserError(f"Expected pip to find a wheel of {asked}, but it failed:\n{done.stderr}")
     if is_source and not new[0].name.endswith("-none-any.whl"):
-        raise UserError(f"{new[0].name} was built on this machine and may not run on another.")
+        raise UserError(
+            f"Expected a pure Python wheel of {asked}, but pip built {new[0].name}, which may not "
+            "run on another machine."
+        )
     return new[0]
 
 
 def needs_of(wheel: Path) -> list[Requirement]:
-    """Return what a wheel says that it needs."""
+    """Return the requirements in a wheel's metadata."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (name,) = [n for n in names if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]

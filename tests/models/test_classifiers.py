@@ -1,4 +1,4 @@
-"""ImageClassifier through its two final classes."""
+"""ImageClassifier, tested through its two subclasses."""
 
 import copy
 from pathlib import Path
@@ -15,7 +15,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import (
-    renew_statistics,
+    recompute_statistics,
     statistics_batches,
     trained_norms,
 )
@@ -46,7 +46,7 @@ def fit(classifier: L.LightningModule, num_epochs: int = 1, **arguments: object)
     return trainer
 
 
-def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
+def test_forward_returns_logits_and_the_loss_matches_torch() -> None:
     weights = [float(1 + index) for index in range(10)]
     classifier = CNNClassifier(network=TINY, label_smoothing=0.1, class_weights=weights)
     images, labels = torch.randn(8, 1, 28, 28), torch.arange(8)
@@ -58,7 +58,7 @@ def test_forward_returns_logits_and_the_loss_is_torchs_own() -> None:
 
 
 @pytest.mark.parametrize(("limit", "moves"), [(None, True), (1e-6, False)])
-def test_gradients_are_clipped_where_there_is_a_limit(limit: float | None, moves: bool) -> None:
+def test_gradients_are_clipped_if_a_limit_is_set(limit: float | None, moves: bool) -> None:
     classifier = CNNClassifier(network=TINY, optimizer={"name": "sgd", "lr": 0.1})
     before = [parameter.clone() for parameter in classifier.network.parameters()]
     fit(classifier, gradient_clip_val=limit)
@@ -77,7 +77,7 @@ def test_checkpoint_rebuilds_the_classifier_by_itself(finished_run: RunDirectory
     assert classifier.optimizer == finished_run.config["optimizer"]
 
 
-def test_evaluation_sees_the_average_of_the_weights_and_training_does_not() -> None:
+def test_evaluation_uses_the_averaged_weights_and_training_does_not() -> None:
     classifier = CNNClassifier(network=TINY, ema_decay=0.9)
     assert classifier.average is not None
     with torch.no_grad():
@@ -113,35 +113,35 @@ def test_the_average_follows_weights_and_statistics_every_few_steps(
         for key, value in seen[done - 1].items():
             if value.is_floating_point():
                 expected[key] = decay * expected[key] + (1 - decay) * value
-    for key, value in classifier.average.named_parameters():  # statistics are computed anew
+    for key, value in classifier.average.named_parameters():  # buffers are recomputed
         torch.testing.assert_close(value, expected[key], check_device=False)
 
 
-def test_renewed_statistics_are_those_of_torchs_update_bn() -> None:
+def test_recomputed_statistics_match_torchs_update_bn() -> None:
     torch.manual_seed(0)
     network = CNNClassifier(network=TINY).network.train()
     batches = [torch.randn(16, 1, 28, 28) for _ in range(3)]
-    network(batches[0])  # statistics of some other kind
+    network(batches[0])  # other statistics, to be replaced
     expected = copy.deepcopy(network)
     update_bn(batches, expected)
     network.eval()
     norms = trained_norms(network, network)
     assert len(norms) == 5  # stem, two stages, two residual layers
-    renew_statistics(network, norms, batches)
+    recompute_statistics(network, norms, batches)
     assert not any(module.training for module in network.modules())
     assert {norm.momentum for norm in norms} == {0.1}
     for key, value in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[key], value)
 
 
-def test_the_average_is_validated_with_statistics_of_its_own() -> None:
+def test_the_average_is_validated_with_recomputed_statistics() -> None:
     torch.manual_seed(0)
     classifier = CNNClassifier(network=TINY, ema_decay=0.9, optimizer={"name": "sgd", "lr": 0.1})
     assert classifier.average is not None
     trainer = fit(classifier, num_epochs=2)
     expected = copy.deepcopy(classifier.average)
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    datamodule.position = (1, 1)  # wherever training stands
+    datamodule.position = (1, 1)  # must not change the batches
     images = list(statistics_batches(datamodule, torch.device("cpu")))
     assert [len(batch) for batch in images] == [16, 16, 8]  # all 40 training images
     update_bn(images, expected)
@@ -236,7 +236,7 @@ def test_unreadable_weights_are_named(tmp_path: Path) -> None:
         load_pretrained("resnet18", str(file))
 
 
-def test_failed_download_says_where_to_put_which_file(
+def test_failed_download_names_the_file_and_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

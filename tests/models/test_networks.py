@@ -70,7 +70,7 @@ def test_only_the_last_residual_layer_has_the_last_kernel_size() -> None:
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_global_max_pool_is_the_greatest_value() -> None:
+def test_global_max_pool_is_the_maximum() -> None:
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(GlobalMaxPool()(x), x.amax((2, 3)))
 
@@ -106,7 +106,7 @@ def test_a_new_network_needs_one_file_only(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 10, 28])
-def test_mean_bins_are_torchs_adaptive_pooling(size: int) -> None:
+def test_mean_bins_match_torchs_adaptive_pooling(size: int) -> None:
     images = torch.randn(2, 5, size, size + size % 2, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 5, 3, 3, dtype=torch.float64)
     found, gradients = [], []

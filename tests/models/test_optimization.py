@@ -15,7 +15,7 @@ def network() -> nn.Module:
 
 
 def learning_rates(name: str, lr: float = 0.01, **arguments: object) -> list[float]:
-    """The rate of each step, or of each epoch, as the schedule itself declares."""
+    """The rate of each step or epoch, depending on the schedule's interval."""
     optimizer = OPTIMIZERS["sgd"](network(), lr=lr)
     schedule = SCHEDULERS[name](optimizer, STEPS, EPOCHS, **arguments)
     assert schedule is not None
@@ -45,7 +45,7 @@ def test_optimizers_decay_everything_by_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step"])
-def test_norms_and_biases_learn_faster_all_along_and_decay_alike(scheduler: str) -> None:
+def test_norms_and_biases_learn_faster_and_decay_alike(scheduler: str) -> None:
     optimizer = OPTIMIZERS["sgd"](
         network(), lr=0.1, weight_decay=0.5, norms_and_biases_lr_factor=16.0
     )
@@ -60,7 +60,7 @@ def test_norms_and_biases_learn_faster_all_along_and_decay_alike(scheduler: str)
         schedule["scheduler"].step()
 
 
-def test_sgd_takes_nesterovs_step() -> None:
+def test_sgd_uses_nesterov_momentum() -> None:
     parameter = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(parameter.weight)
     optimizer = OPTIMIZERS["sgd"](parameter, lr=0.1, momentum=0.5)
@@ -69,7 +69,7 @@ def test_sgd_takes_nesterovs_step() -> None:
     assert float(parameter.weight) == pytest.approx(-0.1 * (1 + 0.5))
 
 
-def test_one_cycle_is_the_reports_curve() -> None:
+def test_one_cycle_matches_the_course_reports_log() -> None:
     rates = learning_rates("one_cycle")
     assert rates[0] == pytest.approx(0.01 / 25)
     assert max(rates) == pytest.approx(0.01, rel=1e-5)
@@ -144,7 +144,7 @@ def train_a_step(module: nn.Module, optimizer: torch.optim.Optimizer, factor: fl
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_layer_may_thaw(name: str) -> None:
+def test_a_layer_may_be_unfrozen(name: str) -> None:
     modules = [two_layers(), two_layers()]
     for module, fused in zip(modules, (True, False), strict=True):
         optimizer = OPTIMIZERS[name](module, lr=0.1, fused=fused)
@@ -168,10 +168,10 @@ def test_momenta_that_an_older_checkpoint_lacks_begin_at_zero() -> None:
     train_a_step(module, optimizer)
 
 
-def test_zero_momenta_change_no_bit() -> None:
+def test_zero_momenta_do_not_change_the_result() -> None:
     modules = [two_layers(), two_layers()]
     optimizers = [OPTIMIZERS["sgd"](module, lr=0.1, weight_decay=0.01) for module in modules]
-    optimizers[1].state.clear()  # as torch begins
+    optimizers[1].state.clear()  # torch's initial state
     for module, optimizer in zip(modules, optimizers, strict=True):
         for _ in range(3):
             train_a_step(module, optimizer)
@@ -186,7 +186,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_momentum_behind() -> None:
     optimizer = OPTIMIZERS["sgd"](module, lr=0.1)
     scaler = torch.amp.GradScaler("cpu")
     before = [p.detach().clone() for p in module.parameters()]
-    del dirty  # what the allocator hands out next holds 1e30
+    del dirty  # the allocator reuses this memory, filled with 1e30
     optimizer.zero_grad()
     scaler.scale(float("inf") * module(torch.ones(3, 64)).mean()).backward()
     scaler.step(optimizer)

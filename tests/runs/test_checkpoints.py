@@ -35,20 +35,20 @@ def test_restart_before_a_batch_counts_the_batches_that_are_done() -> None:
     assert fit["other"] == 3
 
 
-def test_restart_before_a_validation_says_that_one_has_begun() -> None:
+def test_restart_before_a_validation_marks_one_as_started() -> None:
     fit = restart_loops(loops(is_last_batch=True), 1, 8, validation_due=True)["fit_loop"]
     assert fit["epoch_loop.batch_progress"]["is_last_batch"]
     assert fit["epoch_loop.val_loop.batch_progress"]["current"] == counters(1, 1, 0, 0)
 
 
-def test_restart_between_epochs_has_no_epoch_under_way() -> None:
+def test_restart_between_epochs_has_no_started_epoch() -> None:
     fit = restart_loops(loops(), 2, 0, validation_due=False)["fit_loop"]
     assert fit["epoch_progress"]["current"] == counters(2, 2, 2, 2)
     assert fit["epoch_progress"]["total"] == counters(2, 2, 2, 2)
     assert fit["epoch_loop.batch_progress"]["current"] == counters(0, 0, 0, 0)
 
 
-def test_checkpoint_is_written_beside_its_predecessor(tmp_path: Path) -> None:
+def test_previous_checkpoint_is_kept(tmp_path: Path) -> None:
     storage = AtomicCheckpointIO({"last.ckpt": "previous.ckpt"})
     for epoch in range(3):
         storage.save_checkpoint({"epoch": epoch}, tmp_path / "checkpoints" / "last.ckpt")
@@ -56,8 +56,8 @@ def test_checkpoint_is_written_beside_its_predecessor(tmp_path: Path) -> None:
     assert names == {"last.ckpt": {"epoch": 2}, "previous.ckpt": {"epoch": 1}}
 
 
-def test_checkpoint_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").touch()  # no directory
+def test_checkpoint_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()  # a file instead of a directory
     with pytest.raises(UserError, match=r"Expected to write .*last\.ckpt .* before it is intact"):
         AtomicCheckpointIO({}).save_checkpoint({}, tmp_path / "checkpoints" / "last.ckpt")
 

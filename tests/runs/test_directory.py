@@ -31,7 +31,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_kill_before_the_first_file_leaves_room_for_a_new_run(tmp_path: Path) -> None:
+def test_a_new_run_may_use_a_directory_with_only_temporary_files(tmp_path: Path) -> None:
     (tmp_path / "config.yaml.12ab.part").write_text("seed")
     run = RunDirectory(tmp_path)
     with run.lock():
@@ -39,7 +39,7 @@ def test_a_kill_before_the_first_file_leaves_room_for_a_new_run(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "\x00"])
-def test_unreadable_configuration_is_named(text: str, tmp_path: Path) -> None:
+def test_unreadable_configuration_is_reported(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"settings of a run in .*config\.yaml, but"):
         _ = RunDirectory(tmp_path).config
@@ -64,19 +64,19 @@ def test_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path: Path
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        message = rf"but process {holder.pid} on .* is training in .*run; wait for it, or stop it"
+        message = rf"but process {holder.pid} on .* is training in .*run; wait for it or stop it"
         with pytest.raises(UserError, match=message), run.lock():
             pass
         holder.kill()
-    with run.lock():  # no trace of the killed process is in the way
+    with run.lock():  # the killed process no longer holds the lock
         assert run.status["state"] == "running"
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_unwritable_place_is_named(place: str, tmp_path: Path) -> None:
+def test_unwritable_directory_is_reported(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match="Expected a run directory that can be written, but"),
+        pytest.raises(UserError, match="Expected a writable run directory, but"),
         RunDirectory(tmp_path / place).lock(),
     ):
         pass
@@ -94,7 +94,7 @@ def test_status_keeps_its_progress(tmp_path: Path) -> None:
     assert json.loads(run.status_file.read_text()) == run.status
 
 
-def test_rewind_cuts_what_was_written_after_a_checkpoint(tmp_path: Path) -> None:
+def test_rewind_removes_events_written_after_a_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for name in ("1.host", "2.host"):
         (tmp_path / f"events.out.tfevents.{name}").write_bytes(b"0123456789")
@@ -115,12 +115,13 @@ def test_resume_command_can_be_typed() -> None:
     assert odd.resume_command == (windows if os.name == "nt" else posix)
 
 
-def test_file_system_without_locks_is_named(
+def test_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(self: FileLock) -> None:  # as filelock does where flock is not supported
         raise NotImplementedError
 
     monkeypatch.setattr(FileLock, "acquire", no_locks)
-    with pytest.raises(UserError, match="it offers no file locks"), RunDirectory(tmp_path).lock():
+    message = "it supports no file locks"
+    with pytest.raises(UserError, match=message), RunDirectory(tmp_path).lock():
         pass

@@ -1,4 +1,4 @@
-"""What a stopped run goes on with: its settings, and the newest checkpoint that is sound."""
+"""Resuming a stopped run with its settings and its newest valid checkpoint."""
 
 import copy
 import os
@@ -57,27 +57,27 @@ def test_differences_name_dotted_keys_on_either_side() -> None:
 @pytest.mark.parametrize(
     "settings", [{"test": False}, {"data__root": "x"}, {"trainer__max_epochs": 3}]
 )
-def test_what_cannot_change_the_result_may_change(settings: dict[str, Any]) -> None:
+def test_result_neutral_settings_may_change(settings: dict[str, Any]) -> None:
     assert check_resumable(CONFIG, changed(**settings), "x") == changed(**settings)
 
 
-def test_what_changes_the_result_is_named() -> None:
+def test_settings_that_change_the_result_are_reported() -> None:
     with pytest.raises(
-        UserError, match=r"`seed` is 0 there and 1 here; `optimizer.lr` is 0.1 there and 0.2"
+        UserError, match=r"`seed` is 0 in the record and 1 in the command; `optimizer.lr` is 0.1"
     ):
         check_resumable(CONFIG, changed(optimizer__lr=0.2, seed=1), "the run in x")
-    with pytest.raises(UserError, match=r"`trainer.max_epochs` is 2 there and 1 here"):
+    with pytest.raises(UserError, match=r"`trainer.max_epochs` is 2 in the record and 1"):
         check_resumable(CONFIG, changed(trainer__max_epochs=1), "the run in x")
 
 
-def test_a_schedule_that_knows_its_end_takes_no_more_epochs() -> None:
+def test_a_schedule_of_fixed_length_takes_no_more_epochs() -> None:
     recorded = changed(scheduler__name="one_cycle")
     wanted = changed(scheduler__name="one_cycle", trainer__max_epochs=3)
     with pytest.raises(UserError, match="more epochs need a scheduler that is constant or step"):
         check_resumable(recorded, wanted, "the run in x")
 
 
-def test_amend_takes_single_settings_as_typed_and_groups_as_a_whole_command() -> None:
+def test_amend_takes_single_settings_alone_and_groups_from_the_composed_configuration() -> None:
     composed = changed(optimizer__lr=0.3, seed=5) | {"run_dir": "here"}
     amended = amend(CONFIG, ["++optimizer.lr=0.3", "++run_dir=here"], composed)
     assert amended == changed(optimizer__lr=0.3)
@@ -121,14 +121,14 @@ def foreign_lightning_checkpoint(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (truncate, r"last\.ckpt \([\d,]+ bytes\) is damaged, or none"),
-    "empty": (lambda path: path.write_bytes(b""), r"last\.ckpt \(0 bytes\) is damaged, or none"),
-    "text": (lambda path: path.write_text("epoch 1"), r"\(7 bytes\) is damaged, or none"),
-    "flipped byte": (flip_a_byte, r"last\.ckpt \([\d,]+ bytes\) is damaged, or none"),
-    "raw pickle": (lambda path: path.write_bytes(pickle.dumps(Exploit())), "is damaged, or none"),
+    "truncated": (truncate, r"last\.ckpt \([\d,]+ bytes\) is damaged or not one"),
+    "empty": (lambda path: path.write_bytes(b""), r"last\.ckpt \(0 bytes\) is damaged or not one"),
+    "text": (lambda path: path.write_text("epoch 1"), r"\(7 bytes\) is damaged or not one"),
+    "flipped byte": (flip_a_byte, r"last\.ckpt \([\d,]+ bytes\) is damaged or not one"),
+    "raw pickle": (lambda path: path.write_bytes(pickle.dumps(Exploit())), "is damaged or not one"),
     "malicious": (
         lambda path: torch.save(Exploit(), path),
-        r"last\.ckpt holds \w+\.system; it was not loaded, since that could run any code",
+        r"last\.ckpt contains \w+\.system; it was not loaded, because loading it could execute",
     ),
     "other configuration": (
         change_configuration,
@@ -141,7 +141,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def copied_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
-    """A copy of a finished run, said to be stopped, with a checkpoint before the last."""
+    """A copy of a finished run, marked as interrupted, with a previous checkpoint."""
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(finished_run.path, run.path)
     shutil.copy(run.best_checkpoint, run.previous_checkpoint)
@@ -150,7 +150,7 @@ def copied_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_unusable_checkpoint_is_named_set_aside_and_its_predecessor_used(
+def test_invalid_checkpoint_is_renamed_and_the_previous_one_used(
     name: str, copied_run: RunDirectory, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -159,16 +159,16 @@ def test_unusable_checkpoint_is_named_set_aside_and_its_predecessor_used(
     damage(copied_run.last_checkpoint)
     restart = find_restart(copied_run, copied_run.config)
     assert restart.checkpoint == copied_run.previous_checkpoint
-    capsys_error = capsys.readouterr().err
-    assert re.search(message, capsys_error), capsys_error
-    assert "renamed to last.ckpt.unusable" in capsys_error
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "renamed to last.ckpt.unusable" in error
     assert not copied_run.last_checkpoint.exists()
     assert not Path("hacked").exists()
 
 
-# A new run takes its configuration from the checkpoint, so none is another one's.
+# A new run takes its configuration from the checkpoint, so that cannot be another one.
 @pytest.mark.parametrize("name", [name for name in DAMAGES if not name.startswith("other")])
-def test_new_run_from_an_unusable_checkpoint_is_refused(
+def test_new_run_from_an_invalid_checkpoint_is_refused(
     name: str, copied_run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -188,14 +188,16 @@ def test_weights_of_another_architecture_never_load(copied_run: RunDirectory) ->
     for path in copied_run.checkpoint_dir.iterdir():
         change_architecture(path)
     restart = find_restart(copied_run, copied_run.config)
-    assert restart.checkpoint is None  # from the very beginning
+    assert restart.checkpoint is None  # start from scratch
     assert len(list(copied_run.checkpoint_dir.glob("*.unusable"))) == 3
 
 
 # Whole runs
 
 
-def test_finished_run_says_so(copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_reported_and_unchanged(
+    copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
     copied_run.write_status("finished")
     before = {
         path: path.stat().st_mtime_ns for path in copied_run.path.rglob("*") if path.is_file()
@@ -208,7 +210,7 @@ def test_finished_run_says_so(copied_run: RunDirectory, capsys: pytest.CaptureFi
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_resumed_run_reaches_the_same_figures_from_any_sound_checkpoint(
+def test_resumed_run_reaches_the_same_metrics_from_an_older_checkpoint(
     copied_run: RunDirectory, finished_run: RunDirectory
 ) -> None:
     copied_run.last_checkpoint.unlink()
@@ -226,19 +228,19 @@ def test_contradicting_settings_are_refused_and_nothing_changes(
 ) -> None:
     before = copied_run.config
     assert main([f"run_dir={copied_run.path.as_posix()}", "optimizer.lr=0.7"]) == 2
-    assert "`optimizer.lr` is 0.15 there and 0.7 here" in capsys.readouterr().err
+    assert "`optimizer.lr` is 0.15 in the record and 0.7" in capsys.readouterr().err
     assert copied_run.config == before
     assert copied_run.status["state"] == "interrupted"
 
 
-def test_misspelled_setting_of_a_resumed_run_is_named(
+def test_misspelled_setting_of_a_resumed_run_is_reported(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([f"run_dir={copied_run.path.as_posix()}", "optimizer.lrr=0.7"]) == 2
-    assert "`optimizer.lrr` is absent there" in capsys.readouterr().err
+    assert "`optimizer.lrr` is absent in the record" in capsys.readouterr().err
 
 
-def test_more_epochs_go_on_from_the_last_one(
+def test_more_epochs_resume_from_the_last_one(
     train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["scheduler=step", "scheduler.step_size=1"]
@@ -277,19 +279,19 @@ def test_new_run_needs_epochs_to_train(
     assert "more than the 2 epochs that" in capsys.readouterr().err
 
 
-def test_checkpoint_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_checkpoint_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ckpt_path=absent.ckpt"]) == 2
     assert "there is no file absent.ckpt" in capsys.readouterr().err
 
 
-def test_best_epoch_that_is_lost_is_told(
+def test_missing_best_checkpoint_is_reported(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truncate(copied_run.best_checkpoint)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 1
     error = capsys.readouterr().err
     assert "best.ckpt.unusable" in error
-    assert "begins anew" in error
+    assert "it starts over" in error
     shutil.rmtree(copied_run.checkpoint_dir)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
 
@@ -302,13 +304,13 @@ def test_changed_environment_is_told(
     torch.save(checkpoint, copied_run.last_checkpoint)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
     out = capsys.readouterr().out
-    assert "resumes after 2 whole epochs and 8 steps, from " in out
-    assert "Changed since: threads was 96, is " in out
-    assert "is not bit-identical to one that was never stopped" in out
+    assert "resumes after 2 complete epochs and 8 steps, from " in out
+    assert "Changed since the checkpoint: threads was 96, is " in out
+    assert "not bit-identical to those of an uninterrupted run" in out
 
 
 def tag_as_of_a_gpu(path: Path) -> None:
-    """Rewrite a checkpoint so that it says its tensors lay on a GPU."""
+    """Rewrite a checkpoint as if its tensors had been on a GPU."""
     checkpoint = torch.load(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
@@ -319,7 +321,7 @@ def tag_as_of_a_gpu(path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_run_of_a_gpu_goes_on_and_is_tested_without_one(
+def test_a_run_of_a_gpu_resumes_and_is_tested_without_one(
     finished: bool, copied_run: RunDirectory
 ) -> None:
     metrics = copied_run.metrics
@@ -352,7 +354,7 @@ def record(run: RunDirectory, group: str, key: str, value: str) -> None:
         ("data", "device", "Expected a CUDA device for data.device=cuda"),
     ],
 )
-def test_a_run_on_a_device_that_is_not_here_goes_on_where_it_is_told_to(
+def test_a_run_on_a_missing_device_resumes_on_another_one_when_overridden(
     group: str, key: str, message: str, copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(copied_run, group, key, "cuda")
@@ -364,12 +366,12 @@ def test_a_run_on_a_device_that_is_not_here_goes_on_where_it_is_told_to(
     assert copied_run.status["state"] == "interrupted"
     assert main([place, f"{group}.{key}=auto"]) == 0
     assert copied_run.config[group][key] == "auto"
-    assert copied_run.best_checkpoint.exists()  # and was not taken for another configuration's
+    assert copied_run.best_checkpoint.exists()  # the check of its configuration accepts the change
     assert not list(copied_run.checkpoint_dir.glob("*.unusable"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_finished_run_is_tested_on_what_is_here_and_says_so(
+def test_a_finished_run_is_tested_on_available_devices_with_a_notice(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = copied_run.metrics
@@ -378,8 +380,8 @@ def test_a_finished_run_is_tested_on_what_is_here_and_says_so(
     record(copied_run, "trainer", "accelerator", "cuda")
     record(copied_run, "data", "device", "cuda")
     assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
-    told = "The run's devices are not on this machine; it is evaluated on its "
-    assert told in capsys.readouterr().out
+    notice = "This machine lacks the run's devices; the run is evaluated on "
+    assert notice in capsys.readouterr().out
     assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
 
 
@@ -389,7 +391,7 @@ def test_images_stay_on_the_device_that_augments_them(
     for device in ("cpu", "cuda"):
         assert main([f"run_dir={copied_run.path.as_posix()}", f"data.device={device}"]) == 2
         error = capsys.readouterr().err
-        assert f"`data.device` is auto there and {device} here" in error
+        assert f"`data.device` is auto in the record and {device}" in error
     assert copied_run.status["state"] == "interrupted"
 
 
@@ -401,4 +403,4 @@ def test_threads_count_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer: Any = SimpleNamespace(strategy=strategy, world_size=1, precision="32-true")
         found.append(environment(trainer))
     assert found[0].keys() - found[1].keys() == {"threads"}
-    assert [told["device"] for told in found] == ["cpu", "H100"]
+    assert [described["device"] for described in found] == ["cpu", "H100"]

@@ -1,4 +1,4 @@
-"""When ranks ask each other whether to stop or to save."""
+"""When the ranks agree on whether to stop or to save."""
 
 import subprocess
 import sys
@@ -16,8 +16,8 @@ from fashion_lit.runs.resume_checkpoints import AGREE_EVERY_STEPS, ResumeCheckpo
 from fashion_lit.runs.signals import StopSignals
 
 
-class Points(ResumeCheckpoints):
-    """Notes what it would save."""
+class RecordedSaves(ResumeCheckpoints):
+    """Records (step, stop) of each save instead of writing a checkpoint."""
 
     def __init__(self, tmp_path: Path, **settings: Any) -> None:
         self.saved: list[tuple[int, bool]] = []
@@ -39,13 +39,13 @@ class Points(ResumeCheckpoints):
 
 @pytest.fixture
 def ranks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What ranks say to each other: the flags of another one, and how often they were asked."""
-    other = SimpleNamespace(stop=False, due=False, asked=[], groups=0)
+    """A second rank: the flags it contributes, and the all-reduces it took part in."""
+    other = SimpleNamespace(stop=False, due=False, reduced=[], groups=0)
 
     def all_reduce(flags: torch.Tensor, operation: Any, group: Any) -> None:
         assert flags.device.type == "cpu"
         assert group == "gloo"
-        other.asked.append(flags.tolist())
+        other.reduced.append(flags.tolist())
         flags.copy_(torch.maximum(flags, torch.tensor([other.stop, other.due], dtype=torch.uint8)))
 
     def new_group(backend: str) -> str:
@@ -58,52 +58,52 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return other
 
 
-def train(points: Points, batches: range, *, accumulated: int = 1) -> None:
+def train(callback: RecordedSaves, batches: range, *, accumulated: int = 1) -> None:
     trainer: Any = SimpleNamespace(
         world_size=2, current_epoch=0, accumulate_grad_batches=accumulated, global_step=0
     )
     for batch in batches:
         trainer.global_step = batch // accumulated
-        points.on_train_batch_start(trainer, None, None, batch)  # type: ignore[arg-type]
+        callback.on_train_batch_start(trainer, None, None, batch)  # type: ignore[arg-type]
 
 
-def test_ranks_ask_once_in_some_steps(ranks: SimpleNamespace, tmp_path: Path) -> None:
-    train(Points(tmp_path), range(4 * AGREE_EVERY_STEPS))
-    assert ranks.asked == [[0, 0]] * 4
+def test_ranks_agree_every_few_steps(ranks: SimpleNamespace, tmp_path: Path) -> None:
+    train(RecordedSaves(tmp_path), range(4 * AGREE_EVERY_STEPS))
+    assert ranks.reduced == [[0, 0]] * 4
     assert ranks.groups == 1
-    ranks.asked.clear()
-    train(Points(tmp_path), range(4 * AGREE_EVERY_STEPS * 3), accumulated=3)
-    assert len(ranks.asked) == 4
+    ranks.reduced.clear()
+    train(RecordedSaves(tmp_path), range(4 * AGREE_EVERY_STEPS * 3), accumulated=3)
+    assert len(ranks.reduced) == 4
 
 
-def test_one_rank_is_asked_to_stop_and_all_do(ranks: SimpleNamespace, tmp_path: Path) -> None:
-    points, ranks.stop = Points(tmp_path), True
+def test_a_signal_to_one_rank_stops_all(ranks: SimpleNamespace, tmp_path: Path) -> None:
+    callback, ranks.stop = RecordedSaves(tmp_path), True
     with pytest.raises(Stopped):
-        train(points, range(1, 20))
-    assert points.saved == [(AGREE_EVERY_STEPS, True)]
+        train(callback, range(1, 20))
+    assert callback.saved == [(AGREE_EVERY_STEPS, True)]
 
 
-def test_steps_need_no_question(ranks: SimpleNamespace, tmp_path: Path) -> None:
-    points = Points(tmp_path, every_steps=2)
-    train(points, range(1, AGREE_EVERY_STEPS))
-    assert points.saved == [(1, False), (3, False)]
-    assert not ranks.asked
+def test_saving_by_steps_needs_no_communication(ranks: SimpleNamespace, tmp_path: Path) -> None:
+    callback = RecordedSaves(tmp_path, every_steps=2)
+    train(callback, range(1, AGREE_EVERY_STEPS))
+    assert callback.saved == [(1, False), (3, False)]
+    assert not ranks.reduced
 
 
-def test_one_ranks_clock_saves_for_all(ranks: SimpleNamespace, tmp_path: Path) -> None:
-    points, ranks.due = Points(tmp_path), True
-    train(points, range(1, AGREE_EVERY_STEPS + 2))
-    assert points.saved == [(AGREE_EVERY_STEPS, False)]
+def test_one_ranks_timer_saves_on_all(ranks: SimpleNamespace, tmp_path: Path) -> None:
+    callback, ranks.due = RecordedSaves(tmp_path), True
+    train(callback, range(1, AGREE_EVERY_STEPS + 2))
+    assert callback.saved == [(AGREE_EVERY_STEPS, False)]
 
 
-def test_validations_are_stopped_too(ranks: SimpleNamespace, tmp_path: Path) -> None:
-    points, ranks.stop = Points(tmp_path), True
+def test_a_signal_stops_a_validation(ranks: SimpleNamespace, tmp_path: Path) -> None:
+    callback, ranks.stop = RecordedSaves(tmp_path), True
     trainer: Any = SimpleNamespace(
         world_size=2, state=SimpleNamespace(fn=TrainerFn.FITTING), global_step=3
     )
     with pytest.raises(Stopped):
-        points.on_validation_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
-    assert points.saved == [(3, True)]
+        callback.on_validation_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
+    assert callback.saved == [(3, True)]
 
 
 SCRIPT = """
@@ -138,8 +138,8 @@ def test_a_step_of_several_ranks_asks_nothing_else(tmp_path: Path, small: list[s
     command = [sys.executable, str(script), *small, *ranks, *steps]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = [line.split(maxsplit=2) for line in done.stdout.splitlines() if "COLLECTIVES" in line]
-    assert len(told) == 2
+    reports = [line.split(maxsplit=2) for line in done.stdout.splitlines() if "COLLECTIVES" in line]
+    assert len(reports) == 2
     num_steps = 1000 // 2 // 20
-    for _, number, calls in told:
+    for _, number, calls in reports:
         assert int(number) <= -(-num_steps // AGREE_EVERY_STEPS), calls

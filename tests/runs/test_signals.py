@@ -6,11 +6,11 @@ from fashion_lit.errors import Stopped
 from fashion_lit.runs.signals import NAMES, StopSignals
 
 
-def test_first_signal_waits_for_a_good_moment_and_the_second_does_not(
+def test_first_signal_is_deferred_and_the_second_raises(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with StopSignals() as signals:
-        signals.wait_for_a_good_moment = True
+        signals.defer_stop = True
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
         assert "Stopping after this step" in capfd.readouterr().err
@@ -20,14 +20,14 @@ def test_first_signal_waits_for_a_good_moment_and_the_second_does_not(
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if hasattr(signal, n)])
-def test_outside_training_a_signal_stops_at_once(name: str) -> None:
+def test_outside_training_a_signal_raises_at_once(name: str) -> None:
     number = getattr(signal, name)
     with StopSignals(), pytest.raises(Stopped) as stop:
         signal.raise_signal(number)
     assert (stop.value.name, stop.value.exit_code) == (name, 128 + number)
 
 
-def test_other_handlers_are_left_alone_and_our_own_go_away() -> None:
+def test_other_handlers_are_kept_and_ours_are_removed() -> None:
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does
     try:

@@ -1,4 +1,4 @@
-"""Multiruns: typed again, they find every job where it was."""
+"""Multiruns: the same command finds every job's directory again."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def plan(sweep_dir: Path, *overrides: str) -> dict[str, Path]:
     return {job.run.path.name: job.run.path for job in jobs}
 
 
-def test_fingerprint_follows_what_can_change_the_result_and_nothing_else() -> None:
+def test_fingerprint_depends_only_on_settings_that_can_change_the_result() -> None:
     config = {"seed": 0, "test": True, "optimizer": {"lr": 1}, "data": {"root": None}}
     same = {"test": False, "data": {"root": "x"}, "optimizer": {"lr": 1.0}, "seed": 0}
     assert fingerprint(config) == fingerprint(same)
@@ -41,15 +41,15 @@ def test_fingerprint_follows_what_can_change_the_result_and_nothing_else() -> No
         assert fingerprint(config | other) != fingerprint(config)
 
 
-def test_where_the_images_live_is_part_of_a_fingerprint() -> None:
+def test_the_images_device_is_part_of_a_fingerprint() -> None:
     def of(device: str) -> str:
         return fingerprint({"seed": 0, "data": {"device": device}})
 
-    assert len({of("auto"), of("cpu"), of("cuda")}) == 3  # augmentation draws there
+    assert len({of("auto"), of("cpu"), of("cuda")}) == 3  # it draws the augmentation
     assert of("auto") == fingerprint({"seed": 0})  # as in sweeps of earlier versions
 
 
-def test_jobs_are_named_by_what_varies_and_a_fingerprint(tmp_path: Path) -> None:
+def test_jobs_are_named_by_varied_settings_and_a_fingerprint(tmp_path: Path) -> None:
     names = plan(tmp_path, "optimizer.lr=0.1,0.2", "data.batch_size=64,128", "seed=3")
     assert len(names) == 4
     assert any(
@@ -57,12 +57,12 @@ def test_jobs_are_named_by_what_varies_and_a_fingerprint(tmp_path: Path) -> None
     )
 
 
-def test_two_jobs_of_one_configuration_are_one(tmp_path: Path) -> None:
+def test_jobs_of_equal_configurations_are_merged(tmp_path: Path) -> None:
     assert len(plan(tmp_path, "optimizer.lr=0.15,0.150,1.5e-1")) == 1
     assert len(plan(tmp_path, "model=fast_cnn,report_cnn", "model=fast_cnn")) == 1
 
 
-def test_jobs_are_found_again_whatever_varies(tmp_path: Path) -> None:
+def test_jobs_are_found_again_when_other_settings_vary(tmp_path: Path) -> None:
     before = plan(tmp_path, "optimizer.lr=0.1,0.2")
     for path in before.values():
         path.mkdir()
@@ -82,7 +82,7 @@ def test_folder_names_suit_every_file_system(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sweep(tmp_path: Path, small: list[str]) -> list[str]:
-    """Arguments of a sweep of two jobs of seconds."""
+    """Return the arguments of a sweep of two jobs that take seconds."""
     place = [f"output_root={tmp_path.as_posix()}", "sweep_name=s"]
     return [*small, *place, "model.network.widths=[8,16,32]", "optimizer.lr=0.01,0.02"]
 
@@ -96,7 +96,7 @@ def test_finished_jobs_are_skipped_new_ones_added_and_none_is_lost(
 ) -> None:
     assert main(["-m", *sweep]) == 0
     out = capfd.readouterr().out
-    assert "sweep_name=s" in out  # how to go on
+    assert "sweep_name=s" in out  # the command that continues the sweep
     assert not re.search("accuracy .* test", out)
     runs = runs_of(tmp_path / "sweeps" / "s")
     assert len(runs) == 2
@@ -131,7 +131,7 @@ def test_a_failing_job_does_not_stop_the_others(
 
 
 @posix_only
-def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(
+def test_ctrl_c_stops_the_sweep_and_the_same_command_continues_it(
     tmp_path: Path, sweep: list[str]
 ) -> None:
     log = (tmp_path / "log").open("w")
@@ -153,7 +153,7 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(
 
 
 def kill_and_repeat(tmp_path: Path, arguments: list[str], num_kills: int, seed: int) -> None:
-    """Kill a sweep's whole process group at random moments, finish it, compare with a whole one."""
+    """Kill a sweep's process group at random times, finish it, compare with an unkilled sweep."""
     draw = random.Random(seed)
     whole, killed = (tmp_path / name for name in ("whole", "killed"))
     began = time.monotonic()
@@ -177,7 +177,7 @@ def kill_and_repeat(tmp_path: Path, arguments: list[str], num_kills: int, seed: 
     for name, run in runs.items():
         assert run.status["state"] == "finished"
         if name in finished:
-            assert run.metrics_file.stat().st_mtime_ns == finished[name]  # not done twice
+            assert run.metrics_file.stat().st_mtime_ns == finished[name]  # not repeated
         states = [torch.load(r.last_checkpoint)["state_dict"] for r in (run, expected[name])]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
         for key, value in expected[name].metrics.items():
@@ -185,7 +185,7 @@ def kill_and_repeat(tmp_path: Path, arguments: list[str], num_kills: int, seed: 
 
 
 @posix_only
-def test_killed_sweep_ends_as_if_never_stopped(tmp_path: Path, sweep: list[str]) -> None:
+def test_killed_sweep_ends_like_an_uninterrupted_one(tmp_path: Path, sweep: list[str]) -> None:
     arguments = [text for text in sweep if not text.startswith("output_root")]
     kill_and_repeat(tmp_path, [*arguments, "checkpoint.every_steps=1"], num_kills=1, seed=0)
 
@@ -200,7 +200,9 @@ def test_sweep_of_nine_killed_three_times(tmp_path: Path, sweep: list[str]) -> N
     kill_and_repeat(tmp_path, [*arguments, *settings], num_kills=3, seed=1)
 
 
-def test_two_sweeps_of_one_moment_have_a_directory_each(tmp_path: Path, small: list[str]) -> None:
+def test_two_sweeps_started_at_once_have_separate_directories(
+    tmp_path: Path, small: list[str]
+) -> None:
     place = [f"output_root={tmp_path.as_posix()}", "seed=0", "model.network.widths=[8,16,32]"]
     processes = [subprocess.Popen([*COMMAND, *small, *place]) for _ in range(2)]
     assert [process.wait(timeout=240) for process in processes] == [0, 0]

@@ -1,4 +1,4 @@
-"""Launchers: how many jobs at once, on what, and what a stop does to them."""
+"""Launchers: the number of concurrent jobs, their devices, and how they stop."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def start_python(code: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def test_no_more_than_the_slots_run_at_once_and_all_end(tmp_path: Path) -> None:
+def test_at_most_num_slots_jobs_run_at_once_and_all_end(tmp_path: Path) -> None:
     source = Script(tmp_path, 5)
     most = 0
 
@@ -79,7 +79,7 @@ def test_no_more_than_the_slots_run_at_once_and_all_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot ask a process to stop")
-def test_a_stop_reaches_all_jobs_and_no_other_begins(tmp_path: Path) -> None:
+def test_a_stop_reaches_all_jobs_and_no_new_one_starts(tmp_path: Path) -> None:
     source, signals = Script(tmp_path, 5), StopSignals()
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); time.sleep(60)"
     began = time.monotonic()
@@ -132,13 +132,13 @@ def test_runs_on_several_devices_are_refused_in_parallel() -> None:
 
 
 @pytest.mark.parametrize("launcher", [LocalLauncher(), ParallelLauncher(num_jobs=2)])
-def test_jobs_on_a_device_that_is_not_there_are_refused(launcher: Launcher) -> None:
+def test_jobs_on_an_unavailable_device_are_refused(launcher: Launcher) -> None:
     launcher.check([CONFIG])
     with pytest.raises(UserError, match=r"Expected a device for trainer\.accelerator=tpu"):
         launcher.check([CONFIG, CONFIG | {"trainer": {"accelerator": "tpu"}}])
 
 
-def test_slurm_is_asked_for_as_many_processes_as_a_run_has() -> None:
+def test_slurm_gets_the_number_of_processes_of_a_run() -> None:
     assert num_processes({"trainer": {}}) == (1, 1)
     assert num_processes({"trainer": {"devices": 4, "num_nodes": 2}}) == (2, 4)
     for devices in ("auto", -1, [0, 1]):
@@ -156,7 +156,7 @@ def make_job(folder: Path, state: str | None) -> Job:
     return Job(run, (), CONFIG, title=folder.name)
 
 
-def test_what_another_process_trains_waits_and_what_failed_is_told(
+def test_jobs_of_other_processes_wait_and_failed_ones_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     states = {"done": "finished", "busy": "running", "stopped": "interrupted", "new": None}
@@ -180,7 +180,7 @@ def test_what_another_process_trains_waits_and_what_failed_is_told(
     assert queue.num_done == 3
 
 
-def test_progress_is_of_the_sweep_and_every_end_is_told(
+def test_progress_covers_the_sweep_and_every_end_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

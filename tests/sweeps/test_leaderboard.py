@@ -42,7 +42,7 @@ def write_run(
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Six configurations of three seeds."""
+    """Return a sweep of six configurations with three seeds each."""
     random = np.random.RandomState(0)
     for i, (lr, batch_size) in enumerate([(lr, b) for lr in (0.1, 0.2, 0.4) for b in (64, 128)]):
         for seed in range(3):
@@ -54,7 +54,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def raw_frame(sweep: Path) -> pd.DataFrame:
-    """Read the raw files, knowing nothing of the ranking."""
+    """Read the raw files, without the package's own code."""
     rows = []
     for file in sweep.glob("*/metrics.json"):
         config = yaml.safe_load((file.parent / "config.yaml").read_text())
@@ -66,7 +66,7 @@ def raw_frame(sweep: Path) -> pd.DataFrame:
 @pytest.mark.parametrize(("metric", "arguments"), [
     ("val/accuracy", []), ("val/loss", ["--metric", "val/loss", "--min"]),
 ])  # fmt: skip
-def test_numbers_are_those_of_pandas(metric: str, arguments: list[str], sweep: Path) -> None:
+def test_numbers_match_pandas(metric: str, arguments: list[str], sweep: Path) -> None:
     assert main([str(sweep), *arguments]) == 0
     expected = raw_frame(sweep).groupby(["lr", "batch_size"])[metric].agg(["mean", "std", "count"])
     expected = expected.sort_values("mean", ascending=metric == "val/loss").reset_index()
@@ -99,7 +99,7 @@ def test_figures_are_drawn(sweep: Path) -> None:
         assert image.std() > 0.01
 
 
-def test_curves_of_the_best_are_what_tensorboard_has(tmp_path: Path) -> None:
+def test_curves_of_the_best_match_tensorboard(tmp_path: Path) -> None:
     for i in range(7):
         run = write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), val_accuracy=0.9 + i / 100)
         with SummaryWriter(str(run.path)) as writer:
@@ -112,7 +112,7 @@ def test_curves_of_the_best_are_what_tensorboard_has(tmp_path: Path) -> None:
     assert imread(tmp_path / "learning_curves.png").std() > 0.01
 
 
-def test_settings_whose_values_do_not_recur_are_scattered(tmp_path: Path) -> None:
+def test_settings_whose_values_do_not_recur_get_a_scatter_plot(tmp_path: Path) -> None:
     for i in range(4):
         write_run(tmp_path, f"a{i}", lr=0.1 * (i + 1), batch_size=64 + i // 2, val_accuracy=i / 9)
     assert main([str(tmp_path)]) == 0
@@ -125,13 +125,13 @@ def test_settings_whose_values_do_not_recur_are_scattered(tmp_path: Path) -> Non
     assert not (tmp_path / "scatter.png").exists()
 
 
-def test_what_is_within_noise_of_the_best_is_marked(tmp_path: Path) -> None:
+def test_entries_within_noise_of_the_best_are_marked(tmp_path: Path) -> None:
     one_seed = tmp_path / "one"
     for i, accuracy in enumerate((0.94, 0.939, 0.92)):  # binomial error of the difference: 0.0031
         write_run(one_seed, f"a{i}", lr=0.1 * (i + 1), val_accuracy=accuracy)
     near = [e.near_best for e in rank(read_runs(one_seed), "val/accuracy")]
     assert near == [False, True, False]
-    paired = tmp_path / "paired"  # three seeds agree on a small difference: it is none of chance
+    paired = tmp_path / "paired"  # three seeds agree on a small difference, so it is significant
     for seed, base in enumerate((0.93, 0.94, 0.95)):
         write_run(paired, f"a{seed}", lr=0.1, seed=seed, val_accuracy=base)
         write_run(paired, f"b{seed}", lr=0.2, seed=seed, val_accuracy=base - 0.001 - seed * 1e-5)
@@ -139,7 +139,7 @@ def test_what_is_within_noise_of_the_best_is_marked(tmp_path: Path) -> None:
     assert near == [False, False]
 
 
-def test_unfinished_damaged_and_foreign_directories_are_told_not_fatal(
+def test_unfinished_damaged_and_foreign_directories_are_reported(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(sweep, "stopped", lr=0.8, state="interrupted")
@@ -172,7 +172,7 @@ def test_unfinished_damaged_and_foreign_directories_are_told_not_fatal(
     [
         (["absent"], "but there is no absent."),
         (["s", "--metric", "val/acuracy"], "got 'val/acuracy'; they record seconds, val/accuracy"),
-        (["s", "--metric", "test/accuracy"], "opened once, for the winner, by --evaluate-best"),
+        (["s", "--metric", "test/accuracy"], "open the test set once, for the best run"),
         (["s", "--watch", "1", "--evaluate-best"], "`--watch` never ends"),
         (["empty"], "Expected runs in empty, but none of its directories holds one"),
     ],
@@ -189,7 +189,7 @@ def test_bad_arguments_end_in_one_sentence(
     assert len(error.splitlines()) == 1
 
 
-def test_a_watched_leaderboard_is_shown_until_ctrl_c_with_what_has_finished_since(
+def test_a_watched_leaderboard_is_updated_until_ctrl_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path, "first", lr=0.1, val_accuracy=0.91)

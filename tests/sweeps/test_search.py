@@ -1,4 +1,4 @@
-"""Searches: their space, what several processes share, and what a kill leaves behind."""
+"""Searches: their space, studies shared by several processes, and trials of killed processes."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no process 
 
 @pytest.fixture
 def search(tmp_path: Path, small: list[str]) -> list[str]:
-    """Arguments of a search whose trials take seconds."""
+    """Return the arguments of a search whose trials take seconds."""
     place = [f"output_root={tmp_path.as_posix()}", "sweep_name=s"]
     return [*small, *place, "model.network.widths=[8,16,32]", "trainer.max_epochs=2"]
 
@@ -42,19 +42,19 @@ def search(tmp_path: Path, small: list[str]) -> list[str]:
         ("augment=choice(none,flip_shift)", "CategoricalDistribution(choices=('none', 'flip_"),
     ],
 )
-def test_hydras_sweeps_are_what_is_searched(text: str, expected: str) -> None:
+def test_hydras_sweeps_become_distributions(text: str, expected: str) -> None:
     assert str(distribution(parse_override(text))).startswith(expected)
 
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / SPACES).glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_space_can_be_searched_and_opens_with_its_command(path: Path) -> None:
+def test_every_space_can_be_searched_and_starts_with_its_command(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith(f"# fashion-lit search space={path.stem}")
     space, fixed = read_space([f"space={path.stem}", "optimizer.lr=0.3"])
-    assert "optimizer.lr" not in space  # what is typed comes first
+    assert "optimizer.lr" not in space  # the typed value replaces it
     check_corners(space, fixed)
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_trials_before() -> None:
+def test_drawn_values_depend_on_the_seed_and_earlier_trials() -> None:
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
 
     def draw(name: str, *keys: int) -> float:
@@ -70,12 +70,12 @@ def test_what_is_drawn_depends_on_the_seed_and_the_trials_before() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected something to search, such as space=lr_batch_size"),
+        ([], "Expected a setting to search, such as space=lr_batch_size"),
         (["space=lr"], "Expected `search` to be one of adamw, lr_batch_size, regularization"),
         (["optimizer.lr=tag(log,interval(-1,1))"], "to be a range that can be searched"),
         (["optimizer.lrr=1,2"], "Unknown setting `optimizer.lrr`"),
         (["seed=1,2", "test=true"], "Expected `test` to be false"),
-        (["seed=1,2", "launcher=slurm"], "several cluster jobs may each run this command"),
+        (["seed=1,2", "launcher=slurm"], "on a cluster, run this command with the same"),
         (["seed=1,2", "--num-trials", "0"], "Expected `--num-trials` to be at least 1"),
     ],
 )
@@ -89,16 +89,16 @@ def test_bad_arguments_end_in_one_sentence(
 
 
 def test_a_space_is_no_group_of_a_run() -> None:
-    with pytest.raises(UserError, match="type fashion-lit search space=adamw"):
+    with pytest.raises(UserError, match="run fashion-lit search space=adamw"):
         prepare_overrides(["search=adamw"])
 
 
-def test_hopeless_trial_is_pruned_and_marked_and_another_space_refused(
+def test_bad_trial_is_pruned_and_marked_and_another_space_refused(
     tmp_path: Path, search: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*search, "optimizer.lr=1e-9,2e-9", "--num-trials"]
     sweep_dir = tmp_path / "sweeps" / "s"
-    assert main([*arguments, "1"]) == 0  # the first has nothing to be compared with
+    assert main([*arguments, "1"]) == 0  # the first trial has none to be compared with
     study = load_study(sweep_dir / STUDY_FILE, "median")
     (first,) = study.trials
     assert first.value == RunDirectory(next(sweep_dir.glob("trial_0000-*"))).metrics["val/accuracy"]
@@ -112,7 +112,7 @@ def test_hopeless_trial_is_pruned_and_marked_and_another_space_refused(
         )
         study.add_trial(known)
     for path in sweep_dir.glob("trial_0000-*"):
-        path.rename(sweep_dir / "elsewhere")  # or the same settings would not be trained again
+        path.rename(sweep_dir / "elsewhere")  # so that the same settings are trained again
     assert main([*arguments, "7"]) == 0
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 6 + ["PRUNED"]
     (run,) = (RunDirectory(path) for path in sweep_dir.glob("trial_0006-*"))
@@ -122,11 +122,11 @@ def test_hopeless_trial_is_pruned_and_marked_and_another_space_refused(
     assert "pruned (after epoch 1 of 2)" in capsys.readouterr().out
 
     assert main([*search, "optimizer.lr=1e-9,3e-9"]) == 2
-    assert "Expected the space that this search was begun with" in capsys.readouterr().err
+    assert "Expected the space that this search began with" in capsys.readouterr().err
 
 
 @posix_only
-def test_two_processes_share_a_study_and_what_a_kill_leaves_is_finished(
+def test_two_processes_share_a_study_and_finish_a_killed_ones_trials(
     tmp_path: Path, search: list[str]
 ) -> None:
     num_trials = 5
@@ -162,7 +162,7 @@ def test_two_processes_share_a_study_and_what_a_kill_leaves_is_finished(
         assert run.metrics["val/accuracy"] == trial.value
 
 
-def test_optuna_has_the_private_part_that_is_used() -> None:
+def test_optuna_has_the_private_attribute_that_is_used() -> None:
     optuna = pytest.importorskip("optuna", reason="needs the extra [search]")
     study = optuna.create_study()
     trial = study.ask()

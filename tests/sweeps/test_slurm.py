@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM, where `sinfo` answers; `test_slurm_launcher` needs none."""
+"""Sweeps on a real SLURM, skipped unless `sinfo` works; `test_slurm_launcher` uses a fake one."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ CLOCKS = ("seconds", "train/images_per_second")
 def is_slurm_here() -> bool:
     if shutil.which("sinfo") is None:
         return False
-    told = subprocess.run(["sinfo", "-h", "-o", "%a"], capture_output=True, text=True, timeout=60)
-    return told.stdout.startswith("up")
+    done = subprocess.run(["sinfo", "-h", "-o", "%a"], capture_output=True, text=True, timeout=60)
+    return done.stdout.startswith("up")
 
 
 needs_slurm = pytest.mark.skipif(not is_slurm_here(), reason="needs a SLURM that answers sinfo")
@@ -40,12 +40,12 @@ def test_without_slurm_it_is_refused(
 
 def squeue(*columns: str) -> list[list[str]]:
     command = ["squeue", "--me", "-h", "-r", "-o", " ".join(columns)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [line.split() for line in told.stdout.splitlines()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split() for line in done.stdout.splitlines()]
 
 
 @needs_slurm
-def test_requeued_and_timed_out_jobs_end_in_the_bits_of_local_ones(
+def test_requeued_and_timed_out_jobs_end_bit_identical_to_local_ones(
     tmp_path: Path, small: list[str]
 ) -> None:
     arguments = [*small, "model.network.widths=[8,16,32]", "data.num_train=2100", "sweep_name=s"]
@@ -69,7 +69,7 @@ def test_requeued_and_timed_out_jobs_end_in_the_bits_of_local_ones(
             requeued = long_ones[0]
             subprocess.run(["scontrol", "requeue", requeued], check=True)
         for number, reason in squeue("%i", "%r"):
-            # SLURM lets what was requeued wait for two minutes: time to end what it ran before.
+            # SLURM delays a requeued job by two minutes, so that its previous processes can end.
             if reason != "BeginTime":
                 waiting_since.pop(number, None)
             elif time.monotonic() - waiting_since.setdefault(number, time.monotonic()) > 15:
@@ -78,11 +78,11 @@ def test_requeued_and_timed_out_jobs_end_in_the_bits_of_local_ones(
     assert process.returncode == 0, text
     print(text)
     logs = {p.name: p.read_text() for p in (sweep_dir / ".slurm").glob("*_log.out")}
-    told = "".join(logs.values())
-    print(told)
+    messages = "".join(logs.values())
+    print(messages)
     assert requeued
-    assert "this job is timed-out" in told
-    assert "Bypassing signal SIGTERM" in told
+    assert "this job is timed-out" in messages
+    assert "Bypassing signal SIGTERM" in messages
 
     local = [*command, f"output_root={(tmp_path / 'local').as_posix()}"]
     subprocess.run(local, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -1,4 +1,4 @@
-"""SlurmLauncher without a SLURM: small scripts stand for its commands."""
+"""SlurmLauncher without SLURM: small scripts replace its commands."""
 
 import json
 import os
@@ -33,8 +33,8 @@ if os.name == "nt":
     )
 pytest.importorskip("submitit", reason='needs submitit: pip install -e ".[slurm]"')
 
-# What stands for SLURM. The folder `state` holds the scripts that were submitted, 1.sh, 2.sh, …,
-# and a file for each thing that it is told to do; `queue`, a file for each job that waits or runs.
+# A fake SLURM. The folder `state` holds the submitted scripts, 1.sh, 2.sh, …, and the files that
+# control its behaviour; the folder `queue` holds a file for each job that waits or runs.
 BEGIN = """
 import os, shutil, socket, subprocess, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ here = Path(__file__).parent
 state, queue = here / "state", here / "queue"
 """
 SCRIPTS = {
-    # Takes a script, as an array or as one job; runs the jobs if it is told to.
+    # Accepts a script, as an array or as one job; runs the jobs if `state` has "jobs_run".
     "sbatch": """
 if (state / "sbatch_error").exists():
     sys.exit((state / "sbatch_error").read_text())
@@ -62,16 +62,16 @@ if (state / "jobs_run").exists():
         process = subprocess.Popen(command, start_new_session=True, **nothing)
         (state / f"{job}.group").write_text(str(process.pid))
 """,
-    # Runs one job on a node, again and again while it is queued again.
+    # Runs one job on a node, again each time it is requeued.
     "slurmd": """
 job = sys.argv[1]
 number, _, index = job.partition("_")
-told = {"JOB_ID": number, "JOB_NODELIST": socket.gethostname(), "JOB_NAME": "fashion-lit"}
-told |= dict.fromkeys(("NTASKS", "NTASKS_PER_NODE", "JOB_NUM_NODES", "NNODES"), "1")
-told |= dict.fromkeys(("NODEID", "PROCID", "LOCALID"), "0")
-told |= {"ARRAY_JOB_ID": number, "ARRAY_TASK_ID": index} if index else {}
+given = {"JOB_ID": number, "JOB_NODELIST": socket.gethostname(), "JOB_NAME": "fashion-lit"}
+given |= dict.fromkeys(("NTASKS", "NTASKS_PER_NODE", "JOB_NUM_NODES", "NNODES"), "1")
+given |= dict.fromkeys(("NODEID", "PROCID", "LOCALID"), "0")
+given |= {"ARRAY_JOB_ID": number, "ARRAY_TASK_ID": index} if index else {}
 others = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-environment = others | {f"SLURM_{key}": value for key, value in told.items()}
+environment = others | {f"SLURM_{key}": value for key, value in given.items()}
 again = state / f"{job}.again"
 while True:
     subprocess.run(["/bin/sh", state / f"{number}.sh"], env=environment)
@@ -80,7 +80,7 @@ while True:
     again.unlink()
 (queue / job).unlink()
 """,
-    # Becomes the command that it is given, with its output in the files that it is given.
+    # Replaces itself by the given command, with its output in the given files.
     "srun": """
 unbuffered, output, out, error, err, *command = sys.argv[1:]
 assert (unbuffered, output, error) == ("--unbuffered", "--output", "--error")
@@ -93,7 +93,7 @@ for stream, name in ((1, out), (2, err)):
 (state / "_".join(filter(None, (number, index)))).with_suffix(".pid").write_text(str(os.getpid()))
 os.execvp(command[0], command)
 """,
-    # Lists the jobs, or fails as many times as there are lines in a file.
+    # Lists the jobs, or fails once for each line in a file.
     "squeue": """
 trouble = state / "squeue_errors"
 errors = trouble.read_text().splitlines() if trouble.exists() else []
@@ -111,10 +111,10 @@ assert sys.argv[1] == "requeue"
 
 
 class Cluster:
-    """What stands for SLURM, in a folder.
+    """A fake SLURM in a folder.
 
     Args:
-        folder: where its commands lie.
+        folder: the folder of its commands, which is added to PATH.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +132,7 @@ class Cluster:
 
     @property
     def submitted(self) -> list[dict[str, str]]:
-        """The options of each script that sbatch got, in their order."""
+        """The options of each submitted script, in the order of submission."""
         scripts = [self.state / f"{number}.sh" for number in range(1, 1 + self.num_submitted)]
         return [
             dict(re.findall(r"^#SBATCH --([^=\n]+)=?(.*)$", script.read_text(), re.MULTILINE))
@@ -141,20 +141,20 @@ class Cluster:
 
     @property
     def num_submitted(self) -> int:
-        """How often sbatch was called."""
+        """The number of calls of sbatch."""
         return len(list(self.state.glob("*.sh")))
 
     def end(self, *numbers: str) -> None:
-        """Let jobs leave the queue."""
+        """Remove jobs from the queue."""
         for number in numbers:
             (self.queue / number).unlink()
 
     def preempt(self, number: str) -> None:
-        """Warn a job as SLURM does before it takes the node away."""
+        """Signal a job as SLURM does before it preempts it."""
         os.kill(int((self.state / f"{number}.pid").read_text()), signal.SIGUSR2)
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill all processes that still run."""
         for path in self.queue.iterdir():
             group = self.state / f"{path.name}.group"
             with suppress(ProcessLookupError):
@@ -164,7 +164,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A SLURM whose jobs wait for ever, unless `state` has the file "jobs_run"."""
+    """Return a fake SLURM whose jobs wait for ever unless `state` has the file "jobs_run"."""
     made = Cluster(tmp_path / "cluster")
     monkeypatch.setenv("PATH", str(made.folder), prepend=os.pathsep)
     monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.05)
@@ -177,7 +177,7 @@ BetweenLooks = Callable[[Callable[[], None]], None]
 
 @pytest.fixture
 def between_looks(monkeypatch: pytest.MonkeyPatch) -> BetweenLooks:
-    """Do something between two looks at the queue, after the wait; fail if that never ends."""
+    """Call a function after each wait between two queries of the queue; fail if that never ends."""
 
     def install(act: Callable[[], None]) -> None:
         began = time.monotonic()
@@ -193,7 +193,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch) -> BetweenLooks:
 
 
 def make_launcher(*overrides: str) -> SlurmLauncher:
-    """Build it from conf/launcher/slurm.yaml and what is typed beside it."""
+    """Build the launcher from conf/launcher/slurm.yaml and overrides."""
     (config,) = compose_jobs(prepare_overrides(["launcher=slurm", *overrides]), multirun=False)
     launcher = build_launcher(config)
     assert isinstance(launcher, SlurmLauncher)
@@ -218,20 +218,20 @@ def test_jobs_are_an_array_for_each_number_of_processes(
     jobs += make_jobs(tmp_path, "trainer.devices=2", "trainer.num_nodes=3")
     numbers = make_launcher("launcher.num_jobs=2").attach(jobs)
     parts = ("array", "nodes", "ntasks-per-node")
-    assert [[told.get(part) for part in parts] for told in cluster.submitted] == [
+    assert [[options.get(part) for part in parts] for options in cluster.submitted] == [
         ["0-2%2", "1", "1"],
         ["0-2%2", "1", "2"],
-        [None, "3", "2"],  # a job alone is no array
+        [None, "3", "2"],  # a single job is not an array
     ]
     expected = [*jobs[3:6], *jobs[:3], jobs[6]]
     names = ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
     assert numbers == dict(zip(names, expected, strict=True))
     assert numbers.keys() == read_queue()
-    told = [f"submitted as {n}: {job.run.path.name}" for n, job in numbers.items()]
-    assert capsys.readouterr().out.splitlines() == told
+    lines = [f"submitted as {n}: {job.run.path.name}" for n, job in numbers.items()]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_sbatch_is_told_what_the_launcher_is_told(cluster: Cluster, tmp_path: Path) -> None:
+def test_launcher_settings_reach_sbatch(cluster: Cluster, tmp_path: Path) -> None:
     launcher = make_launcher(
         *("launcher.partition=long", "launcher.time_minutes=90", "launcher.cpus_per_task=3"),
         *("launcher.memory_gb=1.5", "launcher.gpus_per_node=2", "launcher.warning_seconds=45"),
@@ -239,13 +239,13 @@ def test_sbatch_is_told_what_the_launcher_is_told(cluster: Cluster, tmp_path: Pa
     )
     launcher.attach(make_jobs(tmp_path, "seed=0,1"))
     make_launcher().attach(make_jobs(tmp_path, "seed=2,3"))
-    told, by_default = cluster.submitted
+    given, by_default = cluster.submitted
     wanted = {
         **{"partition": "long", "time": "90", "cpus-per-task": "3", "mem": "1536MB"},
         **{"gpus-per-node": "2", "signal": "USR2@45", "account": "x", "qos": "low"},
         **{"array": "0-1%2", "job-name": "fashion-lit_sweep"},
     }
-    assert {name: told.get(name) for name in wanted} == wanted
+    assert {name: given.get(name) for name in wanted} == wanted
     left_to_the_cluster = {"partition", "mem", "gpus-per-node", "account", "qos"}
     assert not left_to_the_cluster & by_default.keys()
     wanted = {"time": "60", "cpus-per-task": "2", "signal": "USR2@90"}
@@ -269,7 +269,7 @@ def test_a_job_has_its_command_and_as_many_threads_as_cores(
         assert task.log_file == job.log_file
 
 
-def test_what_is_queued_is_not_submitted_again(
+def test_queued_jobs_are_not_submitted_again(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launcher = make_launcher()
@@ -278,19 +278,19 @@ def test_what_is_queued_is_not_submitted_again(
     assert launcher.attach(jobs[:2]) == {"1_0": jobs[0], "1_1": jobs[1]}
     capsys.readouterr()
     assert launcher.attach(jobs[:2]) == {"1_0": jobs[0], "1_1": jobs[1]}
-    told = [f"already queued as 1_0: {names[0]}", f"already queued as 1_1: {names[1]}"]
-    assert capsys.readouterr().out.splitlines() == told
+    lines = [f"already queued as 1_0: {names[0]}", f"already queued as 1_1: {names[1]}"]
+    assert capsys.readouterr().out.splitlines() == lines
     assert cluster.num_submitted == 1
 
     cluster.end("1_0")  # cancelled, or killed with its node
     assert launcher.attach(jobs) == {"1_1": jobs[1], "2_0": jobs[0], "2_1": jobs[2]}
-    told = [told[1], f"submitted as 2_0: {names[0]}", f"submitted as 2_1: {names[2]}"]
-    assert capsys.readouterr().out.splitlines() == told
+    lines = [lines[1], f"submitted as 2_0: {names[0]}", f"submitted as 2_1: {names[2]}"]
+    assert capsys.readouterr().out.splitlines() == lines
     record = json.loads((tmp_path / "sweep" / slurm.FOLDER / "jobs.json").read_text())
     assert record == dict(zip(names, ("2_0", "1_1", "2_1"), strict=True))
 
 
-def test_ctrl_c_leaves_the_jobs_to_the_cluster_and_the_same_command_watches_them(
+def test_jobs_continue_after_ctrl_c_and_the_same_command_watches_them(
     cluster: Cluster,
     between_looks: BetweenLooks,
     tmp_path: Path,
@@ -304,15 +304,15 @@ def test_ctrl_c_leaves_the_jobs_to_the_cluster_and_the_same_command_watches_them
         assert main(command) == 130
         out = capsys.readouterr().out
         assert [out.count(f"{words} 1_{i}: seed={i}-") for i in (0, 1)] == [1, 1]
-        assert "The cluster goes on; the same command watches it again." in out
-        assert "To stop its jobs:\n  scancel 1_0 1_1\n" in out
+        assert "The cluster's jobs continue; the same command watches them." in out
+        assert "To cancel them:\n  scancel 1_0 1_1\n" in out
         assert "To continue the sweep:\n  fashion-lit train -m " in out
         assert out.count("not begun") == 2
         assert cluster.num_submitted == 1
     assert read_queue() == {"1_0", "1_1"}
 
 
-def test_the_wait_for_the_queue_ends_with_how_to_stop_the_jobs(
+def test_a_stopped_wait_prints_how_to_cancel_the_jobs(
     cluster: Cluster,
     between_looks: BetweenLooks,
     tmp_path: Path,
@@ -326,11 +326,11 @@ def test_the_wait_for_the_queue_ends_with_how_to_stop_the_jobs(
     between_looks(stop_at_the_second_look)
     with pytest.raises(Stopped):
         make_launcher().run(Queue(make_jobs(tmp_path, "seed=0,1,2")), StopSignals())
-    assert "  scancel 1_1 1_2\n" in capsys.readouterr().out  # not what has ended
+    assert "  scancel 1_1 1_2\n" in capsys.readouterr().out  # not the jobs that have ended
 
 
 class Watched(Queue):
-    """A multirun's jobs, and the exit codes that they are given back with."""
+    """A multirun's jobs; records the exit codes passed to `give_back`."""
 
     def __init__(self, jobs: list[Job]) -> None:
         super().__init__(jobs)
@@ -373,7 +373,7 @@ def test_a_job_that_leaves_the_queue_unfinished_has_failed(
     assert f"not begun    job 4 of 4: {never.path.name}" in out
 
 
-def test_what_lacks_is_told_in_one_sentence(
+def test_missing_commands_and_packages_end_in_one_sentence(
     cluster: Cluster,
     tmp_path: Path,
     small: list[str],
@@ -390,20 +390,20 @@ def test_what_lacks_is_told_in_one_sentence(
     assert line.endswith('it is not installed: pip install -e ".[slurm]"')
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert main(command) == 2  # without both, what cannot be installed is told
+    assert main(command) == 2  # if both are missing, it names SLURM, which pip cannot install
     (line,) = capsys.readouterr().err.splitlines()
     assert "Expected the command `sbatch` for launcher=slurm, but there is none" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_number_of_devices_that_is_not_told_is_refused(cluster: Cluster) -> None:
+def test_devices_that_are_not_a_number_are_refused(cluster: Cluster) -> None:
     launcher = make_launcher()
     launcher.check([{"trainer": {"devices": 2}}])
     with pytest.raises(UserError, match="to be a number under launcher=slurm"):
         launcher.check([{"trainer": {"devices": 1}}, {"trainer": {"devices": "auto"}}])
 
 
-def test_a_silent_slurm_is_asked_again(
+def test_a_failing_squeue_is_repeated(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0)
@@ -411,15 +411,15 @@ def test_a_silent_slurm_is_asked_again(
     errors = ["slurm_load_jobs error: Unable to contact slurm controller", "timed out"]
     (cluster.state / "squeue_errors").write_text("\n".join(errors))
     assert read_queue() == {"7"}
-    told = [f"squeue: {error}; asking again" for error in errors]
-    assert capsys.readouterr().err.splitlines() == told
+    lines = [f"squeue: {error}; retrying" for error in errors]
+    assert capsys.readouterr().err.splitlines() == lines
     cluster.end("7")
     assert read_queue() == set()
 
 
 @dataclass(frozen=True)
 class Script(Job):
-    """A job that is a few lines of Python, told the run's directory."""
+    """Return a job that runs a few lines of Python with the run's directory as argument."""
 
     code: str = ""
 
@@ -452,7 +452,7 @@ else:
 """
 
 
-def test_a_preempted_job_saves_and_is_queued_again(
+def test_a_preempted_job_saves_and_is_requeued(
     cluster: Cluster, between_looks: BetweenLooks, tmp_path: Path
 ) -> None:
     (cluster.state / "jobs_run").touch()

@@ -12,11 +12,11 @@ from fashion_lit.errors import UserError
 from fashion_lit.training.device import (
     check_devices,
     choose_precision,
-    chooses_by_timing,
     native_precision,
     num_devices,
     resolve_accelerator,
     set_tf32,
+    timing_dependent_settings,
     tune_malloc,
 )
 
@@ -40,7 +40,7 @@ def test_old_gpus_take_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
         assert native_precision("cuda") == expected
 
 
-def test_fp16_on_a_cpu_is_replaced_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_on_a_cpu_is_replaced_with_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     precision, notice = choose_precision("16-mixed", "cpu")
     assert precision == "bf16-mixed"
@@ -63,7 +63,7 @@ def test_auto_accelerator_is_what_lightning_picks() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 def test_freed_memory_is_kept_for_the_next_tensors() -> None:
-    # In a process of its own: the setting cannot be taken back.
+    # In a separate process: the setting cannot be undone.
     script = """
 import resource, torch
 from fashion_lit.training.device import tune_malloc
@@ -85,7 +85,7 @@ print(usual, [work() for _ in range(4)][-1])
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
     )
     usual, kept = map(int, done.stdout.split())
-    assert kept <= usual / 4  # here 0, and 20,480 pages of 4 KiB
+    assert kept <= usual / 4  # measured: 0 instead of 20,480 faults (pages of 4 KiB)
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,13 +105,13 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
         ({"accelerator": "cpu", "devices": "abc"}, "but got 'abc': PyTorch finds"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(trainer: dict[str, object], message: str) -> None:
+def test_missing_devices_are_refused(trainer: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         check_devices(trainer)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
+def test_a_missing_gpu_is_refused() -> None:
     for accelerator in ("gpu", "cuda"):
         with pytest.raises(UserError, match=f"for trainer.accelerator={accelerator}, but PyTorch"):
             check_devices({"accelerator": accelerator})
@@ -119,7 +119,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         check_devices({}, "cuda")
 
 
-def test_devices_that_are_there_are_counted() -> None:
+def test_available_devices_are_counted() -> None:
     for devices, number in (("auto", 1), (1, 1), (3, 3), ("2", 2)):
         trainer = {"accelerator": "cpu", "devices": devices}
         check_devices(trainer)
@@ -132,7 +132,7 @@ def test_precision_decides_on_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: False)
     for accelerator in ("cuda", "cpu"):
         precision, notice = choose_precision("tf32", accelerator)
-        assert (precision, "has no TF32" in notice) == ("32-true", True)
+        assert (precision, "does not support TF32" in notice) == ("32-true", True)
     with kernels_restored():
         for precision, products, convolutions in (
             ("tf32", "high", True),
@@ -148,6 +148,6 @@ def test_precision_decides_on_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_cuda_chooses_kernels_by_timing() -> None:
     trainer = {"benchmark": True, "compile": "reduce-overhead"}
-    assert chooses_by_timing(trainer, "cuda") == ["trainer.benchmark", "trainer.compile"]
-    assert chooses_by_timing({"benchmark": False, "compile": False}, "cuda") == []
-    assert chooses_by_timing(trainer, "cpu") == []
+    assert timing_dependent_settings(trainer, "cuda") == ["trainer.benchmark", "trainer.compile"]
+    assert timing_dependent_settings({"benchmark": False, "compile": False}, "cuda") == []
+    assert timing_dependent_settings(trainer, "cpu") == []

@@ -1,4 +1,4 @@
-"""Lightning's private parts are where they were, and every trick is undone when a fit ends."""
+"""Lightning still has the private attributes used here, and all tricks are undone after a fit."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def fit(classifier: L.LightningModule, *callbacks: L.Callback, **arguments: Any)
     return trainer
 
 
-class Listening(CNNClassifier):  # type: ignore[misc]
-    """Notes two of its hooks."""
+class RecordingClassifier(CNNClassifier):  # type: ignore[misc]
+    """Records the calls of two of its hooks."""
 
     def __init__(self, called: list[str]) -> None:
         super().__init__(network=TINY)
@@ -50,9 +50,9 @@ class Listening(CNNClassifier):  # type: ignore[misc]
 
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
 @pytest.mark.parametrize("tricks", [(), *((name,) for name in TRICKS), tuple(TRICKS)])
-def test_every_hook_that_does_something_is_called(tricks: tuple[str, ...]) -> None:
+def test_every_overridden_hook_is_called(tricks: tuple[str, ...]) -> None:
     called: list[str] = []
-    classifier = Listening(called)
+    classifier = RecordingClassifier(called)
     callback = LambdaCallback(
         on_after_backward=lambda *_: called.append("callback: after backward"),
         on_train_batch_end=lambda *_: called.append("callback: batch end"),
@@ -63,7 +63,7 @@ def test_every_hook_that_does_something_is_called(tricks: tuple[str, ...]) -> No
         "callback: after backward",
         "callback: batch end",
     ]
-    for _ in range(2):  # a second fit finds nothing of the first
+    for _ in range(2):  # the first fit leaves nothing behind for the second
         called.clear()
         fit(classifier, LightningInternals(tricks), callback)
         assert called == 2 * step
@@ -72,13 +72,13 @@ def test_every_hook_that_does_something_is_called(tricks: tuple[str, ...]) -> No
             assert callable(getattr(callback, hook))
 
 
-def test_hooks_that_do_nothing_are_skipped_during_a_fit() -> None:
-    class Look(L.Callback):
+def test_empty_hooks_are_skipped_during_a_fit() -> None:
+    class Check(L.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             skipped = {hook for hook in STEP_HOOKS if getattr(pl_module, hook) is None}
             assert skipped == set(STEP_HOOKS) - {"on_before_zero_grad"}
 
-    fit(Listening([]), LightningInternals(), Look())
+    fit(RecordingClassifier([]), LightningInternals(), Check())
 
 
 def test_tricks_are_undone_after_an_error_too() -> None:
@@ -94,12 +94,12 @@ def test_tricks_are_undone_after_an_error_too() -> None:
     assert "__setattr__" not in vars(CNNClassifier)
 
 
-def test_lightning_has_the_private_parts_that_are_used() -> None:
-    class Look(L.Callback):
+def test_lightning_has_the_private_attributes_used() -> None:
+    class Check(L.Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             assert trainer.fit_loop._restarting is False
             assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
 
-    fit(CNNClassifier(network=TINY), LightningInternals(), Look())
+    fit(CNNClassifier(network=TINY), LightningInternals(), Check())
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, fused=True)
     assert optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]

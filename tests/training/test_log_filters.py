@@ -1,4 +1,4 @@
-"""What Lightning says and nobody needs."""
+"""Lightning's redundant messages are filtered out."""
 
 import logging
 
@@ -17,11 +17,11 @@ KNOWN = (
 @pytest.mark.parametrize("name", ["lightning.pytorch", "lightning.fabric"])
 def test_known_messages_are_silent_and_others_are_not(name: str) -> None:
     logger, handler = logging.getLogger(name), logging.StreamHandler()
-    logger.addHandler(handler)  # as Lightning does, unless pytest was faster
+    logger.addHandler(handler)  # as Lightning does, unless pytest has configured logging first
     try:
         silence_known_messages()
     finally:
         logger.removeHandler(handler)
-    for text, heard in (*((known, False) for known in KNOWN), ("Something new", True)):
+    for text, is_shown in (*((known, False) for known in KNOWN), ("Something new", True)):
         record = logging.LogRecord(name, logging.INFO, "", 0, text, (), None)
-        assert bool(handler.filter(record)) == heard, text
+        assert bool(handler.filter(record)) == is_shown, text

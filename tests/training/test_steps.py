@@ -1,7 +1,7 @@
-"""What one training step asks of the device: nothing that it would have to wait for.
+"""A training step never waits for the device.
 
-A GPU runs behind the program that asks it; a question for a value makes the program wait. Counted
-here without one, by the operations that torch dispatches.
+A GPU runs asynchronously, and reading a value from it blocks the program until it is computed.
+These tests need no GPU: they inspect the operations that torch dispatches.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.transfer import TransferClassifier
 from fashion_lit.runs.directory import RunDirectory
 
-# What needs a value, or the size of an answer, from the device.
+# Operations that read a value, or the size of their result, from the device.
 WAITING = (
     "_local_scalar_dense",
     "equal",
@@ -27,7 +27,7 @@ WAITING = (
     "unique_consecutive",
     "unique_dim",
 )
-# What CUDA refuses under torch.use_deterministic_algorithms: see that function's documentation.
+# Operations that CUDA refuses under torch.use_deterministic_algorithms, from its documentation.
 NOT_DETERMINISTIC = (
     "_adaptive_avg_pool2d_backward",
     "_adaptive_avg_pool3d_backward",
@@ -62,7 +62,7 @@ NUM_STEPS = 12
 
 
 class Operations(TorchDispatchMode):
-    """Lists what is dispatched, step by step; a step ends where the next one's forward begins."""
+    """Records the dispatched operations of each step; a step ends where the next forward begins."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,25 +90,25 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> Operations:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_step_asks_for_no_value_and_for_nothing_that_adds_in_no_fixed_order(
+def test_a_step_uses_no_waiting_and_no_nondeterministic_operation(
     model: str, operations: Operations, train: Callable[..., RunDirectory]
 ) -> None:
     few = ["data.batch_size=10", f"trainer.limit_train_batches={NUM_STEPS}", "test=false"]
     with operations:
         train(*MODELS[model], *few, "trainer.log_every_n_steps=1000")
     assert len(operations.steps) == 1 + NUM_STEPS
-    for number, names in enumerate(operations.steps[1:-1]):  # the last one's end is the epoch's
+    for number, names in enumerate(operations.steps[1:-1]):  # the last one includes the epoch's end
         assert not set(names) & set(WAITING), number
         assert not set(names) & set(NOT_DETERMINISTIC), number
         assert len(names) > 50, number  # forward, backward and step were seen
 
 
-def test_a_look_for_nan_is_seen_to_ask(
+def test_the_check_for_nan_waits_for_the_device(
     operations: Operations, train: Callable[..., RunDirectory]
 ) -> None:
     few = ["data.batch_size=10", f"trainer.limit_train_batches={NUM_STEPS}", "test=false"]
     with operations:
         train(*few, "trainer.log_every_n_steps=5")
     steps = enumerate(operations.steps[1:-1], start=1)
-    # The curves' points copy values to the CPU; where they are there already, nothing is asked.
+    # The curves' points only copy values to the CPU, which is no operation for values on the CPU.
     assert [number for number, names in steps if set(names) & set(WAITING)] == [5, 10]

@@ -1,4 +1,4 @@
-"""What is drawn and logged beyond the epoch's scalars."""
+"""Figures and scalars logged in addition to the epoch's scalars."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
 
 
-def test_the_surest_mistakes_of_all_batches_are_kept() -> None:
+def test_the_most_confident_mistakes_of_all_batches_are_kept() -> None:
     callback = ValidationPictures(lambda c: None, lambda *a: None)  # type: ignore[arg-type, return-value]
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), is_global_zero=True)
     images = torch.rand(100, 1, 28, 28, generator=generator(0))
@@ -27,7 +27,7 @@ def test_the_surest_mistakes_of_all_batches_are_kept() -> None:
         batch = (images[part], labels[part])
         callback.on_validation_batch_end(trainer, nn.Module(), {"logits": logits[part]}, batch, 0)  # type: ignore[arg-type]
     expected = surest_mistakes(logits.softmax(1), labels, callback.NUM_PICTURES)
-    kept = callback._surest
+    kept = callback._mistakes
     assert torch.equal(kept[0], images[expected, 0])
     assert torch.equal(kept[1], labels[expected])
 
@@ -37,7 +37,7 @@ def test_epochs_that_are_the_best_so_far_are_drawn(train: Callable[..., RunDirec
     events = EventAccumulator(str(run.path), size_guidance={"images": 0}).Reload()
     accuracies = [point.value for point in events.Scalars("val/accuracy")]
     best = [i for i, value in enumerate(accuracies) if value > max(accuracies[:i], default=-1)]
-    assert len(best) < 5  # else this says nothing
+    assert len(best) < 5  # otherwise the test checks nothing
     for tag in ("confusion_matrix", "surest_mistakes"):
         steps = [image.step for image in events.Images(f"val/{tag}")]
         assert steps == [4 * (epoch + 1) for epoch in best]
@@ -49,7 +49,8 @@ def test_norms_are_those_of_the_weights(finished_run: RunDirectory) -> None:
     norms = events.Scalars("train/weight_norm")
     assert [point.step for point in norms] == [0, 3, 6]  # of eight steps
     state = torch.load(finished_run.last_checkpoint)["state_dict"]
-    network = {k: v for k, v in state.items() if k.startswith("network.")}  # and not its average
+    # Without the averaged weights.
+    network = {k: v for k, v in state.items() if k.startswith("network.")}
     weights = [v for k, v in network.items() if "running" not in k and "num_batches" not in k]
     squares = sum(float(w.double().square().sum()) for w in weights)
     assert norms[-1].value == pytest.approx(squares**0.5, rel=0.02)  # two steps later
@@ -68,13 +69,13 @@ def test_a_batchs_loss_is_not_divided_by_accumulated_batches(
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_scale_of_fp16_is_taken_out_of_gradient_norms(fused: bool) -> None:
+def test_gradient_norms_are_unscaled_under_fp16(fused: bool) -> None:
     weight = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.SGD([weight], lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(3 * weight.sum()).backward()
     if not fused:
-        scaler.unscale_(optimizer)  # as Lightning does before this callback's turn
+        scaler.unscale_(optimizer)  # as Lightning does before calling this callback
     assert weight.grad is not None
     trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
     assert weight.grad / gradient_scale(trainer, optimizer) == pytest.approx(3)

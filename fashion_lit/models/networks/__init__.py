@@ -1,7 +1,8 @@
 """One network per file: images (B, 1, H, W) float -> logits (B, 10).
 
-The network `my_net` is the last class of `my_net.py`, after its building blocks; a YAML in
-`conf/model/` that says `network: {name: my_net, …}` makes it `fashion-lit train model=my_net`.
+The network `my_net` is the last class in `my_net.py`, after its building blocks. A file
+`conf/model/my_net.yaml` with `network: {name: my_net, …}` makes it available as
+`fashion-lit train model=my_net`.
 """
 
 import pkgutil
@@ -21,7 +22,7 @@ def network_class(name: str) -> type[nn.Module]:
     """
     module = import_module(f"{__name__}.{name}")
     classes = [item for item in vars(module).values() if isinstance(item, type)]
-    own = [item for item in classes if item.__module__ == module.__name__]  # not imported ones
+    own = [item for item in classes if item.__module__ == module.__name__]  # excludes imports
     networks = [item for item in own if issubclass(item, nn.Module)]
     if not networks:
         raise UserError(

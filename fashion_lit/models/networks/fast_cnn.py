@@ -1,9 +1,9 @@
-"""A small residual CNN for the default run: better than report B's in minutes on two CPU cores.
+"""A small residual CNN, the default: beats report B's CNN in minutes on two CPU cores.
 
-Stages at half, a quarter and an eighth of the image's size, each wider than the one before: narrow
-where an image is large, for that is where the time goes. In the stem, and with `early_pool` in the
-middle stages, max pooling follows the convolution, and the layers after it have a quarter of the
-work.
+The stages run at a half, a quarter and an eighth of the image's height and width. Early stages have
+few channels, because large feature maps take most of the time. In the stem, and in the middle
+stages with `early_pool`, max pooling directly follows the convolution, so that the layers after it
+process a quarter of the pixels.
 """
 
 from itertools import pairwise
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
 
-LOGIT_SCALE = 0.125  # keeps the first logits small under max pooling, as in the airbench networks
+LOGIT_SCALE = 0.125  # keeps the initial logits small under max pooling, as in airbench
 Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
 Activation = Literal["relu", "gelu", "silu"]
 KernelSize = Literal[1, 3]
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class ConvNormActivation(nn.Module):
-    """A convolution, optionally half the height and width, batch normalisation, activation."""
+    """A convolution, optional 2x2 max pooling, batch normalisation and an activation."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ConvNormActivation(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H or H / 2, W or W / 2)."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H or H / 2, W or W / 2)."""
         x = self.conv(x)
         x = self.pool(x)
         x = self.norm(x)
@@ -54,22 +54,25 @@ class ConvNormActivation(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + one layer of x: He et al. 2015, https://arxiv.org/abs/1512.03385, with one for two."""
+    """A residual block with one layer, instead of the two of He et al. 2015.
+
+    https://arxiv.org/abs/1512.03385
+    """
 
     def __init__(self, channels: int, activation: Activation, kernel_size: KernelSize) -> None:
         super().__init__()
         self.layer = ConvNormActivation(channels, channels, activation, kernel_size=kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same shape."""
+        """Map (B, channels, H, W) to the same shape."""
         return x + self.layer(x)
 
 
 class GlobalMaxPool(nn.Module):
-    """The greatest value of each channel. `amax` would do, but for its slow backward pass."""
+    """The maximum of each channel. `amax` is equivalent, but its backward pass is slow."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, channels)."""
+        """Map (B, channels, H, W) to (B, channels)."""
         return nn.functional.max_pool2d(x, x.shape[2:]).flatten(1)
 
 
@@ -77,13 +80,14 @@ class FastCNN(nn.Sequential):
     """Images (B, 1, H, W) -> logits (B, 10).
 
     Args:
-        widths: channels of the stem and of each stage. The stem and every stage but the last halve
+        widths: channels of the stem and of each stage. The stem and all stages but the last halve
             height and width.
-        activation: after each normalisation.
-        last_kernel_size: of the last stage's residual layer, where few pixels have neighbours: a
-            kernel of 3 takes long there, for little.
-        early_pool: between the first and the last stage, pool right after the convolution, so that
-            normalisation, activation and residual layer have a quarter of the work.
+        activation: activation after each normalisation.
+        last_kernel_size: kernel size of the last stage's residual layer. Its feature map has few
+            pixels, so that a size of 3 takes longer for little benefit.
+        early_pool: in the stages between the first and the last, pool directly after the
+            convolution, so that normalisation, activation and residual layer process a quarter of
+            the pixels.
     """
 
     def __init__(
@@ -108,10 +112,10 @@ class FastCNN(nn.Sequential):
                 self.add_module(f"pool{stage}", nn.MaxPool2d(2))
         self.pool = GlobalMaxPool()
         self.output = nn.Linear(widths[-1], NUM_CLASSES, bias=False)
-        self.smallest_size = 2**num_stages  # pixels, of which the last stage has one left
+        self.smallest_size = 2**num_stages  # in pixels; leaves one pixel in the last stage
 
     def forward(self, images: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the logits; raises UserError if a stage would have no pixel left."""
+        """Return the logits; raise UserError if the images are too small for the stages."""
         height, width = images.shape[2:]
         if min(height, width) < self.smallest_size:
             raise UserError(
@@ -119,5 +123,5 @@ class FastCNN(nn.Sequential):
                 f"but got {height} x {width}; raise data.image_size, or give "
                 "model.network.widths fewer stages."
             )
-        # At 28 px the stem leaves 14 x 14, stage 1 leaves 7 x 7, stage 2 leaves 3 x 3.
+        # At 28 px the stem outputs 14 x 14, stage 1 outputs 7 x 7, stage 2 outputs 3 x 3.
         return LOGIT_SCALE * super().forward(images)
