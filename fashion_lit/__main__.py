@@ -1,7 +1,9 @@
 """The command line: fashion-lit COMMAND, or python -m fashion_lit COMMAND."""
 
+import os
 import sys
 from importlib import import_module
+from typing import Any, TextIO
 
 from fashion_lit import __version__
 
@@ -17,6 +19,7 @@ COMMANDS = {
 
 def main() -> None:
     """Dispatch to a command and exit with its exit code."""
+    make_output_robust()
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(usage())
@@ -37,6 +40,50 @@ def main() -> None:
     except KeyboardInterrupt:  # torch takes seconds to import
         sys.exit(130)
     sys.exit(module.main(arguments))
+
+
+class Output:
+    """Standard output or error that may be closed while a command runs, as by `| head`.
+
+    Whoever reads it may go away; training goes on, and what cannot be written is dropped.
+
+    Args:
+        stream: the stream to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written, or drop it."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def make_output_robust() -> None:
+    """Let no closed pipe and no character that a terminal cannot show end a command."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # it was closed before the command began
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        stream.reconfigure(errors="replace")
+        setattr(sys, name, Output(stream))
 
 
 def usage() -> str:

@@ -27,7 +27,7 @@ from fashion_lit.benchmarking.throughput import (
 from fashion_lit.benchmarking.timing import Row, machine
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, measure_records
 from fashion_lit.errors import UserError, with_exit_codes
-from fashion_lit.files import write_atomically
+from fashion_lit.files import check_writable, write_atomically
 from fashion_lit.training.device import tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
     """Run `fashion-lit benchmark ARGUMENTS` and return the exit code."""
     args = parse(arguments)
     check_arguments(args)
+    check_writable(args.output)
     silence_known_messages()
     tune_malloc()
     with tempfile.TemporaryDirectory() as folder:

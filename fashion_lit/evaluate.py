@@ -24,7 +24,7 @@ from fashion_lit.evaluation.page import Evaluation, Result, result_row, sentence
 from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import classification_report
-from fashion_lit.files import write_atomically
+from fashion_lit.files import check_writable, png, write_atomically
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.text import align
 from fashion_lit.training.device import tune_malloc
@@ -78,6 +78,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("Expected each run once, but one of the directories was given twice.")
     if args.compare and (len(paths) < 2 or args.tta):
         raise UserError("Expected two runs or more and no --tta with --compare.")
+    if args.output is not None:
+        if RunDirectory(args.output).exists:
+            raise UserError(
+                f"Expected a directory for the evaluation alone, but {args.output} is a run's, and "
+                "files of the run would be replaced; choose another by --output."
+            )
+        check_writable(args.output / "metrics.json")
     if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
 
@@ -191,7 +198,7 @@ def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> 
             shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
             title = f"Only {name} gets these right; the other predicts"
             figure = pictures_figure(*shown, CLASS_NAMES, title)
-            figure.savefig(output / f"{file_name}.png")
+            write_atomically(output / f"{file_name}.png", png(figure))
     print(f"\nImages that only one model gets right are in {output.absolute()}.")
 
 

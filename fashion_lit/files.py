@@ -1,16 +1,27 @@
 """Atomic file writes: a file is complete or absent, even after a crash or power loss."""
 
+import io
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
-PART_PATTERN = "*.part"  # left behind by a process killed during a write; safe to delete
+from fashion_lit.errors import UserError
+
+PART_NAME = re.compile(r".+\.[0-9a-f]{32}\.part")  # of `write_atomically`'s temporary files
 WINDOWS = os.name == "nt"
 NUM_TRIES, TRY_SECONDS = 50, 0.02
 T = TypeVar("T")
+
+
+class Figure(Protocol):
+    """A figure of matplotlib."""
+
+    def savefig(self, fname: Any, *, format: str) -> None:
+        """Write it to a file."""
 
 
 def write_atomically(
@@ -39,6 +50,35 @@ def write_atomically(
         _flush_directory(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is what an interrupted `write_atomically` left; it is safe to delete."""
+    return PART_NAME.fullmatch(path.name) is not None
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError unless a file can be written at `path`; makes its directory if need be."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(
+            f"Expected a place for the output, but {path} cannot be written ({reason}); choose "
+            "another by --output."
+        ) from None
 
 
 def read_text(path: Path) -> str:

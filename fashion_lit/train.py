@@ -8,8 +8,11 @@
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import hydra
 
@@ -27,6 +30,20 @@ from fashion_lit.errors import Stopped, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
 
 # Importing torch takes seconds, so its users are imported after Hydra has accepted the command.
+
+# They number the processes of a run; here with their values in a run of one process.
+RANK_VARIABLES = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "GROUP_RANK": "0",
+    "NODE_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "1",
+}
 
 
 @with_exit_codes
@@ -85,6 +102,11 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
 def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals) -> None:
     """Start a run or resume it."""
     from fashion_lit.runs.directory import RunDirectory
+
+    recorded = RunDirectory(Path(str(composed["run_dir"])))
+    if composed["ckpt_path"] is None and not os.environ.get("FASHION_LIT_RUN_DIR"):
+        config = recorded.config if recorded.exists else composed
+        ignore_foreign_ranks(config.get("trainer", {}))
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import pruning_from_environment
     from fashion_lit.training.device import check_devices
@@ -96,6 +118,21 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
         check_devices(config["trainer"], config["data"]["device"])
     run_job(config, run, signals, pruning_from_environment())
+
+
+def ignore_foreign_ranks(trainer: Mapping[str, Any]) -> None:
+    """Remove variables that number the processes of a run from a run of one process.
+
+    A shell or a cluster's job may have left them. Lightning reads them when it is imported.
+    """
+    if trainer.get("devices", 1) not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1:
+        return
+    given = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+    if any(value != RANK_VARIABLES[name] for name, value in given.items()):
+        for name in given:
+            del os.environ[name]
+        described = ", ".join(f"{name}={value}" for name, value in given.items())
+        print(f"Ignoring {described}: this run has one process (trainer.devices=1).")
 
 
 def show(arguments: Sequence[str]) -> None:

@@ -29,13 +29,13 @@ from fashion_lit.config.settings import LOCATION_KEYS, Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
+from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.training.build import (
-    build_classifier,
     build_datamodule,
     build_trainer,
     compile_network,

@@ -25,8 +25,9 @@ from fashion_lit.benchmarking.contenders import (
 )
 from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_second
 from fashion_lit.config.settings import Config
+from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
-from fashion_lit.training.build import build_classifier, compile_network
+from fashion_lit.training.build import compile_network
 from fashion_lit.training.callbacks import KeyedDropout
 from fashion_lit.training.device import FP32, choose_precision, resolve_accelerator, set_tf32
 from fashion_lit.training.lightning_internals import TRICKS

@@ -7,7 +7,7 @@ keyword-only arguments of the function or class that `name` selects, with their 
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import lightning as L
 from pydantic import (
@@ -27,14 +27,13 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule, check_val_size
 from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
+from fashion_lit.models.build import CLASSIFIERS
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
-from fashion_lit.models.transfer import TransferClassifier
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
-CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
 # Trainer arguments that this project sets itself, and what to use instead.
 OWN_TRAINER_KEYS = {
     "barebones": "trainer.enable_progress_bar=false",
@@ -49,6 +48,7 @@ OWN_TRAINER_KEYS = {
     "use_distributed_sampler": "trainer.devices=N (each rank draws its own share)",
 }
 Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model
+NonEmptyText = Annotated[str, Field(min_length=1)]
 COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
 
 
@@ -78,9 +78,9 @@ def run_schema(config: Config) -> type[BaseModel]:
         tensorboard=(TENSORBOARD, ...),
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
-        output_root=(str, ...),
-        run_dir=(str, ...),
-        sweep_name=(str, ...),
+        output_root=(NonEmptyText, ...),
+        run_dir=(NonEmptyText, ...),
+        sweep_name=(NonEmptyText, ...),
         launcher=(dict[str, Any], ...),  # not part of a run; `sweeps.launch` checks it
         data=(named_schema(data_fields(config)), ...),
         model=(named_schema(model_fields(config)), ...),
@@ -185,6 +185,11 @@ def check_combinations(config: Config) -> None:
     if not data["validate_on_test"]:
         check_val_size(data["val_size"], num_train)
         num_train -= data["val_size"]
+    if config["scheduler"]["name"] == "plateau" and not trainer.get("check_val_every_n_epoch", 1):
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be a number with scheduler=plateau, "
+            "which reads the validation loss at an epoch's end, but got null."
+        )
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "

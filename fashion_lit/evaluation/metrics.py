@@ -68,14 +68,18 @@ class ClassificationMetrics(Metric):
 
     Args:
         num_classes: number of classes, C.
+        class_weights: weights (C,) of the loss, or None for equal ones. A mean loss is the sum of
+            weighted losses over the sum of weights, so it does not depend on the batch size.
     """
 
     full_state_update = False
     confusion: Tensor
     loss_sum: Tensor
+    class_weights: Tensor | None
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, class_weights: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.add_state("confusion", torch.zeros(num_classes, num_classes), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
 
@@ -88,13 +92,18 @@ class ClassificationMetrics(Metric):
         """Add a batch: logits (B, C), labels (B,) int64 and the batch's mean loss ()."""
         # In place, because assigning a module's attribute takes longer than the addition.
         add_confusions(self.confusion, logits.argmax(1), labels)
-        self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        if self.class_weights is None:
+            self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        else:
+            self.loss_sum.add_(loss.detach() * self.class_weights[labels].sum())
 
     def compute(self) -> dict[str, Tensor]:
         """Return "loss" (), "accuracy" () in [0, 1] and "confusion" (C, C) of counts."""
-        num_images = self.confusion.sum()
+        num_images = total_weight = self.confusion.sum()
+        if self.class_weights is not None:
+            total_weight = self.confusion.sum(1) @ self.class_weights.to(self.confusion)
         return {
-            "loss": self.loss_sum / num_images,
+            "loss": self.loss_sum / total_weight,
             "accuracy": self.confusion.trace() / num_images,
             "confusion": self.confusion,
         }

@@ -32,7 +32,7 @@ from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
 from fashion_lit.evaluation.tables import classification_report, confusion_matrix_figure
-from fashion_lit.files import write_atomically
+from fashion_lit.files import png, write_atomically
 
 TEMPLATE = Path(__file__).parent / "report.html"
 SPLIT_NAMES = {"val": "validation images", "test": "test images"}
@@ -116,7 +116,7 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
     write_atomically(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     figures = {name: png(figure) for name, figure in draw(evaluation).items()}
     for name, data in figures.items():
-        (output / f"{name}.png").write_bytes(data)
+        write_atomically(output / f"{name}.png", data)
     write_atomically(output / "report.html", page(evaluation, figures))
 
 
@@ -286,10 +286,3 @@ def class_rows(scores: Scores, references: Sequence[Any]) -> list[dict[str, Any]
         cells.append(f"{int(scores.classes.support[i]):,}")
         rows.append({"name": name, "cells": cells, "references": comparisons})
     return rows
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

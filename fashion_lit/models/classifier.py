@@ -72,9 +72,9 @@ class ImageClassifier(L.LightningModule):
         self.average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
         self.optimizer = dict(optimizer)
         self.scheduler = dict(scheduler)
-        self.train_metrics = ClassificationMetrics(NUM_CLASSES)
-        self.val_metrics = ClassificationMetrics(NUM_CLASSES)
-        self.test_metrics = ClassificationMetrics(NUM_CLASSES)
+        self.train_metrics = ClassificationMetrics(NUM_CLASSES, weights)
+        self.val_metrics = ClassificationMetrics(NUM_CLASSES, weights)
+        self.test_metrics = ClassificationMetrics(NUM_CLASSES, weights)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10), whose softmax is the class probabilities.
@@ -187,6 +187,8 @@ class ImageClassifier(L.LightningModule):
                 "trainer.max_steps set no limit; set one, or use scheduler=constant."
             )
         schedule = SCHEDULERS[name](optimizer, num_steps, num_epochs, **scheduler_arguments)
+        if schedule and "monitor" in schedule:  # it has a new value after validations alone
+            schedule["frequency"] = trainer.check_val_every_n_epoch or 1
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
+from fashion_lit.runs.integrity import with_digest
 
 # The key of a checkpoint under which `ResumeCheckpoints` stores what Lightning does not.
 RECORD = "run"
@@ -50,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(
                 path,
-                buffer.getvalue(),
+                with_digest(buffer.getvalue()),
                 keep_previous_as=path.with_name(previous) if previous else None,
             )
         except OSError as error:

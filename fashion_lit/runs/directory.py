@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fashion_lit.errors import UserError
-from fashion_lit.files import PART_PATTERN, read_text, write_atomically
+from fashion_lit.files import is_part, read_text, write_atomically
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 EVENT_FILES = "events.out.tfevents.*"
@@ -60,7 +60,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            files = [p for p in self.path.iterdir() if not p.match(PART_PATTERN)]
+            files = [p for p in self.path.iterdir() if not is_part(p)]
             foreign = [p for p in files if p != self.lock_file]
             if foreign and not self.config_file.exists():
                 raise UserError(
@@ -175,7 +175,7 @@ class RunDirectory:
         Args:
             event_files: names and sizes in bytes of TensorBoard's files at that checkpoint.
         """
-        for path in self.path.rglob(PART_PATTERN):
+        for path in [p for p in self.path.rglob("*.part") if is_part(p)]:
             path.unlink()
         for path in self.path.glob(EVENT_FILES):
             if path.name not in event_files:

@@ -4,13 +4,10 @@
 """
 
 import os
-import re
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,9 +23,11 @@ from fashion_lit.config.settings import (
     may_change,
     network_name,
 )
+from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
-from fashion_lit.runs.checkpoints import RECORD
+from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, read_checkpoint
 
 # The environment variables by which the first process of a DDP run passes its directory and its
 # checkpoint to the processes that Lightning starts.
@@ -79,7 +78,27 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
             name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
             run_dir = run_dir.with_name(name)
     check(settings | locations)
-    return settings, run_dir
+    return with_absolute_paths(settings, is_new=not run.exists), run_dir
+
+
+def with_absolute_paths(config: Config, *, is_new: bool) -> Config:
+    """Return a configuration whose files are found from any current directory.
+
+    The weights of a run that exists stay as they are recorded, since they are a part of its result.
+    """
+    data, model = dict(config["data"]), dict(config["model"])
+    if data.get("root"):
+        data["root"] = str(Path(data["root"]).expanduser().absolute())
+    elif "root" in data and not IS_CHECKOUT:
+        data["root"] = str(BASE_DIR / "data")
+    if "mirrors" in data:
+        data["mirrors"] = [
+            mirror if "://" in mirror else str(BASE_DIR / Path(mirror).expanduser())
+            for mirror in data["mirrors"]
+        ]
+    if is_new and model.get("weights"):
+        model["weights"] = str(Path(model["weights"]).expanduser().absolute())
+    return config | {"data": data, "model": model}
 
 
 def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:
@@ -92,53 +111,8 @@ def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> No
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `ResumeCheckpoints` stored in a checkpoint; raises UserError if it is invalid.
-
-    Loads only tensors and plain values (`weights_only`), so a checkpoint cannot execute code.
-    """
-    if not path.is_file():
-        raise UserError(f"Expected a checkpoint, but there is no file {path}.")
-    if not _is_valid_archive(path):
-        size = path.stat().st_size
-        raise UserError(
-            f"Expected a checkpoint, but {path} ({size:,} bytes) is damaged or not one."
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"Expected only tensors and plain values, but {path} contains "
-            f"{_refused_object(error)}; it was not loaded, because loading it could execute code."
-        ) from None
-    except Exception as error:
-        raise UserError(
-            f"Expected a checkpoint, but {path} is damaged ({_first_line(error)})."
-        ) from None
-    needed = (RECORD, "state_dict", "loops", "optimizer_states")
-    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in needed):
-        raise UserError(f"Expected a checkpoint of fashion-lit, but {path} was not written by it.")
-    return checkpoint[RECORD]
-
-
-def _is_valid_archive(path: Path) -> bool:
-    """Return whether a file is a zip archive, as checkpoints are, with correct checksums.
-
-    torch.load does not verify them: a flipped byte would load as a wrong weight.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
-        return False
-
-
-def _refused_object(error: UnpicklingError) -> str:
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return found[1] if found else "something else"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:150] or type(error).__name__
+    """Return what `ResumeCheckpoints` stored in a checkpoint; raises UserError if it is invalid."""
+    return read_checkpoint(path)[RECORD]
 
 
 def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = True) -> Restart:
@@ -147,13 +121,17 @@ def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = Tr
     With `rename_invalid`, for which the caller holds the run's lock, invalid files are renamed to
     *.unusable and the reason is printed to standard error.
     """
+    with torch.device("meta"):  # shapes alone
+        classifier = build_classifier(config)
     restart = Restart()
     for path in (run.best_checkpoint, run.previous_checkpoint, run.last_checkpoint):  # newest last
         if not path.exists():
             continue
         try:
-            record = read_record(path)
+            checkpoint = read_checkpoint(path)
+            record = checkpoint[RECORD]
             _check_config(path, record["config"], config)
+            check_fits(checkpoint, classifier, path)
         except UserError as error:
             if not rename_invalid:
                 continue
@@ -161,7 +139,8 @@ def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = Tr
             path.replace(unusable)
             print(f"{error} It was renamed to {unusable.name} and is not used.", file=sys.stderr)
             continue
-        restart = Restart(path, record, same_run=True)
+        if record.get(IS_RESUMABLE, True):
+            restart = Restart(path, record, same_run=True)
     return restart
 
 

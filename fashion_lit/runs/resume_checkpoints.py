@@ -1,6 +1,5 @@
 """The callback that saves the checkpoints a run resumes from, and stops the run on a signal."""
 
-import platform
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
@@ -17,7 +17,9 @@ from typing_extensions import override
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.runs.checkpoints import RECORD, restart_loops
+from fashion_lit.runs.checkpoints import restart_loops
+from fashion_lit.runs.environment import environment
+from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.signals import StopSignals
 
@@ -58,7 +60,10 @@ class ResumeCheckpoints(L.Callback):
         self.on_save = on_save
         self.began = time.perf_counter() - record.get("seconds", 0.0)
         self._validation_due = False
+        self._within_step = False  # gradients are accumulated that no checkpoint contains
+        self._events_before_validation: dict[str, int] = {}
         self._stopped_early = False
+        self._saving = False
         self._saved_at = time.perf_counter()
         self._saved_step = -1
         self._group: Any = None
@@ -114,6 +119,8 @@ class ResumeCheckpoints(L.Callback):
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and trainer.global_step % every == 0:
             check_finite(trainer)  # waits for the device, so not at every step
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # after which Lightning validates before it stops
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,6 +129,10 @@ class ResumeCheckpoints(L.Callback):
         check_finite(trainer)  # before these weights become the best checkpoint
         batches_done = trainer.fit_loop.batch_idx + 1
         self._set_position(trainer, trainer.current_epoch, batches_done, validation_due=True)
+        is_last = batches_done == trainer.num_training_batches  # Lightning steps at an epoch's end
+        self._within_step = bool(batches_done % trainer.accumulate_grad_batches) and not is_last
+        # A run that resumes here validates again, and logs the validation again.
+        self._events_before_validation = flush_events(trainer)
 
     @override
     def on_validation_batch_start(
@@ -132,8 +143,8 @@ class ResumeCheckpoints(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
+        if trainer.state.fn != TrainerFn.FITTING or self._within_step:
+            return  # within a step, the run stops after the validation, when the step is done
         if trainer.world_size == 1 or batch_idx % AGREE_EVERY_STEPS == 0:
             stop, _ = self._reduce_flags(trainer)
             if stop:
@@ -158,6 +169,7 @@ class ResumeCheckpoints(L.Callback):
         checkpoint["train_metrics"] = gather_running_metrics(trainer)
         metrics = {k: v.detach().cpu().clone() for k, v in trainer.callback_metrics.items()}
         checkpoint[RECORD] = {
+            HAS_DIGEST: True,
             "config": self.config,
             "epochs_done": epochs_done,
             "steps_done": trainer.global_step,
@@ -165,7 +177,10 @@ class ResumeCheckpoints(L.Callback):
             "metrics": metrics,
             "seconds": self.seconds,
             "stopped_early": self._stopped_early,
-            "event_files": trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {},
+            "event_files": (
+                self._events_before_validation if self._validation_due else flush_events(trainer)
+            ),
+            IS_RESUMABLE: not (self._validation_due and self._best_is_ahead(trainer)),
         }
 
     @override
@@ -180,6 +195,14 @@ class ResumeCheckpoints(L.Callback):
     ) -> None:
         _datamodule(trainer).position = (epoch, batches_done)
         self._validation_due = validation_due
+
+    def _best_is_ahead(self, trainer: L.Trainer) -> bool:
+        """Whether a best checkpoint, which is saved after its validation, cannot repeat it exactly.
+
+        Early stopping would count the validation twice, and accumulated gradients would be missing.
+        """
+        stops_early = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        return self._within_step or (stops_early and not self._saving)
 
     def _are_steps_due(self, trainer: L.Trainer) -> bool:
         steps = trainer.global_step - self._saved_step  # the same on every rank
@@ -202,13 +225,20 @@ class ResumeCheckpoints(L.Callback):
 
     def _save(self, trainer: L.Trainer, *, stop: bool) -> None:
         check_finite(trainer)
+        self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._saving = False
         self._saved_at, self._saved_step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
             steps = trainer.global_step
             self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
         if stop:
             raise Stopped(self.signals.received or signal.SIGINT)  # None: another rank received it
+
+
+def flush_events(trainer: L.Trainer) -> dict[str, int]:
+    """Write TensorBoard's events to disk; return its files and their sizes in bytes."""
+    return trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {}
 
 
 def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:
@@ -250,21 +280,6 @@ class NotFiniteError(UserError):
             f"{trainer.global_step} (epoch {trainer.current_epoch + 1}), which was not saved. "
             "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use precision=fp32."
         )
-
-
-def environment(trainer: L.Trainer) -> dict[str, str]:
-    """Return what a bit-identical result depends on in addition to configuration and seed."""
-    device = trainer.strategy.root_device
-    cuda = device.type == "cuda"
-    threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
-    return threads | {
-        "device": torch.cuda.get_device_name(device) if cuda else device.type,
-        "machine": platform.machine(),
-        "processes": str(trainer.world_size),
-        "precision": str(trainer.precision),
-        "torch": str(torch.__version__),
-        "lightning": L.__version__,
-    }
 
 
 def _classifier(trainer: L.Trainer) -> ImageClassifier:

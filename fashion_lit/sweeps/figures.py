@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fashion_lit.evaluation.curves import read_curves
+from fashion_lit.files import png, write_atomically
 from fashion_lit.sweeps.ranking import Entry
 
 Value = float | str
@@ -46,7 +47,7 @@ def draw_figures(
     for name in FIGURES:
         path = sweep_dir / f"{name}.png"
         if name in figures:
-            figures[name].savefig(path)
+            write_atomically(path, png(figures[name]))
         else:
             path.unlink(missing_ok=True)  # may be left from when the sweep was smaller
 

@@ -15,6 +15,7 @@ import lightning as L
 from filelock import FileLock
 from typing_extensions import override
 
+from fashion_lit.errors import UserError
 from fashion_lit.training.run import Pruned
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Pruning(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         should_prune = False
         epochs_done = trainer.current_epoch + 1
-        if trainer.is_global_zero and METRIC in trainer.callback_metrics:
+        was_validated = epochs_done % (trainer.check_val_every_n_epoch or 1) == 0  # type: ignore[attr-defined]
+        if trainer.is_global_zero and was_validated and METRIC in trainer.callback_metrics:
             reported = self.trial.study.trials[self.trial.number]
             if epochs_done not in reported.intermediate_values:  # else it repeats after a resume
                 self.trial.report(float(trainer.callback_metrics[METRIC]), epochs_done)
@@ -57,9 +59,15 @@ def pruning_from_environment() -> list[Pruning]:
         return []
     import optuna
 
-    trial = json.loads(value)
-    study = load_study(Path(trial["study"]), trial["pruner"])
-    return [Pruning(optuna.Trial(study, trial["id"]))]
+    try:
+        trial = json.loads(value)
+        study_file, pruner, number = Path(trial["study"]), str(trial["pruner"]), int(trial["id"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"Expected {TRIAL_VARIABLE} as fashion-lit search sets it for its trials, but got "
+            f"{value[:50]!r}; unset it."
+        ) from None
+    return [Pruning(optuna.Trial(load_study(study_file, pruner), number))]
 
 
 def trial_environment(sweep_dir: Path, trial_id: int, pruner: str) -> Mapping[str, str]:
@@ -78,16 +86,27 @@ def load_study(path: Path, pruner: str) -> "optuna.Study":
         pruner: "median" or "none".
     """
     import optuna
+    import sqlalchemy
+    import sqlalchemy.exc
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruners = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
     waiting = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
     with FileLock(path.with_suffix(".lock")):  # two processes may create the study at once
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path.as_posix()}", engine_kwargs=waiting)
-        return optuna.create_study(
-            storage=storage,
-            study_name=STUDY,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=pruners[pruner](),
-        )
+        url = sqlalchemy.URL.create("sqlite", database=path.as_posix())  # quotes a "?" or "%20"
+        try:
+            storage = optuna.storages.RDBStorage(
+                url.render_as_string(hide_password=False), engine_kwargs=waiting
+            )
+            return optuna.create_study(
+                storage=storage,
+                study_name=STUDY,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruners[pruner](),
+            )
+        except (sqlalchemy.exc.DatabaseError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"Expected the study of a search, but {path} cannot be read "
+                f"({str(error).splitlines()[0]}); move it away to begin a new one."
+            ) from None

@@ -145,9 +145,18 @@ def is_near(best: Entry, other: Entry, metric: str) -> bool:
         return low <= 0 <= high
     if not other.metric or not metric.endswith("/accuracy"):
         return False
-    p, num_images = best.mean, float(best.runs[0].settings["data.val_size"])
+    p, num_images = best.mean, number_of_images(best)
     error = math.sqrt(2 * p * (1 - p) / num_images)
     return abs(best.mean - other.mean) <= 2 * error
+
+
+def number_of_images(entry: Entry) -> float:
+    """Return how many images an entry was validated on."""
+    run = next(run for run in entry.runs if run.metrics)
+    settings = run.settings
+    is_test = settings.get("data.validate_on_test", False)
+    by_settings = settings.get("data.num_test", 10000) if is_test else settings["data.val_size"]
+    return run.metrics.get("val/num_images", float(by_settings))
 
 
 def varied_settings(entries: Sequence[Entry]) -> list[str]:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fashion_lit.config.schema import CLASSIFIERS, SOURCES, keyword_fields
+from fashion_lit.config.schema import SOURCES, keyword_fields
 from fashion_lit.config.settings import Config, flatten
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
@@ -17,7 +17,6 @@ from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.figures import pictures_figure
 from fashion_lit.evaluation.tables import confusion_matrix_figure
-from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
@@ -36,13 +35,6 @@ from fashion_lit.training.device import (
 from fashion_lit.training.lightning_internals import LightningInternals
 from fashion_lit.training.tensorboard import Norms, TensorBoardPages, ValidationPictures
 from fashion_lit.training.terminal import TerminalTable
-
-
-def build_classifier(config: Config) -> ImageClassifier:
-    """Build the classifier named by `model.name`."""
-    arguments = dict(config["model"])
-    classifier = CLASSIFIERS[arguments.pop("name")]
-    return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
 
 
 def with_available_devices(config: Config) -> tuple[Config, str]:
@@ -133,7 +125,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
     if patience := config["early_stopping"]["patience"]:
         callbacks.append(
             EarlyStopping(
-                "val/accuracy", mode="max", patience=patience, check_on_train_epoch_end=True
+                "val/accuracy", mode="max", patience=patience, check_on_train_epoch_end=False
             )
         )
     return callbacks

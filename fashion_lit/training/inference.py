@@ -14,15 +14,16 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from fashion_lit.config.schema import CLASSIFIERS
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.data.augment import flip_horizontally, shift_pixels
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.predictions import Predictions, Split
+from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.resume import find_restart, read_record
+from fashion_lit.runs.integrity import RECORD, check_fits, read_checkpoint
+from fashion_lit.runs.resume import find_restart
 from fashion_lit.training.build import build_datamodule, with_available_devices
 from fashion_lit.training.device import choose_precision, resolve_accelerator, set_tf32
 
@@ -74,15 +75,16 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
         raise UserError(f"Expected the directory of a run, but {run.path} has no config.yaml.")
     config = run.config
     path, notice = choose_checkpoint(run, config, checkpoint)
-    record = read_record(path)
+    saved = read_checkpoint(path)
+    record = saved[RECORD]
     if record["config"]["model"] != config["model"]:
         raise UserError(
             f"Expected a checkpoint of the run's model, {network_name(config)}, but {path} has "
             f"{network_name(record['config'])} or other model settings."
         )
-    classifier = CLASSIFIERS[config["model"]["name"]].load_from_checkpoint(
-        path, map_location="cpu", weights_only=True
-    )
+    classifier = build_classifier(config)
+    check_fits(saved, classifier, path)
+    classifier.load_state_dict(saved["state_dict"])
     in_memory = config | {"data": config["data"] | {"device": "cpu"}}
     datamodule = build_datamodule(in_memory)
     datamodule.prepare_data()

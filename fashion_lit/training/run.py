@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.errors import Stopped, UserError
+from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory, State
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.resume import (
@@ -24,7 +25,6 @@ from fashion_lit.runs.resume import (
 )
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.training.build import (
-    build_classifier,
     build_datamodule,
     build_trainer,
     compile_network,
@@ -90,6 +90,7 @@ def run_and_record(
         sys.exit(1)
     finally:
         signals.defer_stop = False
+        del os.environ[RUN_DIR_VARIABLE], os.environ[CHECKPOINT_VARIABLE]
     record_status(run, "finished")
     run.previous_checkpoint.unlink(missing_ok=True)  # only needed to resume
 
@@ -158,6 +159,7 @@ def train(
     best, best_epoch = find_best(run)
     trainer.validate(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
     metrics |= scalars(trainer, "val/")
+    metrics["val/num_images"] = float(classifier.val_metrics.compute()["confusion"].sum())
     metrics["best_epoch"] = best_epoch
     if config["test"]:
         trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)

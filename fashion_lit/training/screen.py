@@ -12,8 +12,8 @@ from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import Restart
-from fashion_lit.runs.resume_checkpoints import environment
 
 
 @rank_zero_only

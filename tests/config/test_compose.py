@@ -6,7 +6,8 @@ from fashion_lit.config.compose import CONF_DIR, SPACES, SWEEP, compose_jobs, pr
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config, flatten, network_name
 from fashion_lit.errors import UserError
-from fashion_lit.training.build import build_classifier, build_datamodule
+from fashion_lit.models.build import build_classifier
+from fashion_lit.training.build import build_datamodule
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 CHOICES = [

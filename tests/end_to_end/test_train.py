@@ -12,9 +12,9 @@ from torch._inductor.exc import TritonMissing
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluate import main as evaluate
+from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
-from fashion_lit.training.build import build_classifier
 from fashion_lit.training.run import describe
 
 Train = Callable[..., RunDirectory]

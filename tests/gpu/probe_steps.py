@@ -25,7 +25,8 @@ from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import to_input
 from fashion_lit.data.randomness import generator, seed_default_generators
 from fashion_lit.data.types import Batch
-from fashion_lit.training.build import build_classifier, draw_confusions, draw_pictures
+from fashion_lit.models.build import build_classifier
+from fashion_lit.training.build import draw_confusions, draw_pictures
 from stopwatch import device_name, milliseconds, wait
 
 NUM_PROFILED_STEPS = 20

@@ -32,7 +32,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_new_run_may_use_a_directory_with_only_temporary_files(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml.12ab.part").write_text("seed")
+    (tmp_path / "config.yaml.0123456789abcdef0123456789abcdef.part").write_text("seed")
     run = RunDirectory(tmp_path)
     with run.lock():
         assert not run.exists
@@ -99,7 +99,7 @@ def test_rewind_removes_events_written_after_a_checkpoint(tmp_path: Path) -> Non
     for name in ("1.host", "2.host"):
         (tmp_path / f"events.out.tfevents.{name}").write_bytes(b"0123456789")
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt.ab12.part").touch()
+    (tmp_path / "checkpoints" / "last.ckpt.0123456789abcdef0123456789abcdef.part").touch()
     run.rewind({"events.out.tfevents.1.host": 4})
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert left == {"events.out.tfevents.1.host": b"0123"}

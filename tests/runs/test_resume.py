@@ -1,6 +1,7 @@
 """Resuming a stopped run with its settings and its newest valid checkpoint."""
 
 import copy
+import io
 import os
 import pickle
 import re
@@ -17,8 +18,9 @@ from fashion_lit.config.compose import amend
 from fashion_lit.config.settings import check_resumable, differences
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.environment import environment
+from fashion_lit.runs.integrity import with_digest
 from fashion_lit.runs.resume import find_restart
-from fashion_lit.runs.resume_checkpoints import environment
 from fashion_lit.train import main
 
 CONFIG = {
@@ -29,6 +31,13 @@ CONFIG = {
     "trainer": {"max_epochs": 2},
     "data": {"root": None},
 }
+
+
+def write_checkpoint(checkpoint: Any, path: Path) -> None:
+    """Save with a digest, as a run does."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    path.write_bytes(with_digest(buffer.getvalue()))
 
 
 def changed(**settings: Any) -> dict[str, Any]:
@@ -105,19 +114,20 @@ def flip_a_byte(path: Path) -> None:
 def change_configuration(path: Path) -> None:
     checkpoint = torch.load(path)
     checkpoint["run"]["config"]["optimizer"]["lr"] = 3.0
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, path)
 
 
 def change_architecture(path: Path) -> None:
     checkpoint = torch.load(path)
     checkpoint["run"]["config"]["model"]["network"] = {"name": "report_cnn"}
-    torch.save(checkpoint, path)
+    checkpoint["hyper_parameters"]["network"] = {"name": "report_cnn"}
+    write_checkpoint(checkpoint, path)
 
 
 def foreign_lightning_checkpoint(path: Path) -> None:
     checkpoint = torch.load(path)
     del checkpoint["run"]
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, path)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -301,7 +311,7 @@ def test_changed_environment_is_told(
 ) -> None:
     checkpoint = torch.load(copied_run.last_checkpoint)
     checkpoint["run"]["environment"]["threads"] = "96"
-    torch.save(checkpoint, copied_run.last_checkpoint)
+    write_checkpoint(checkpoint, copied_run.last_checkpoint)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
     out = capsys.readouterr().out
     assert "resumes after 2 complete epochs and 8 steps, from " in out
@@ -314,7 +324,7 @@ def tag_as_of_a_gpu(path: Path) -> None:
     checkpoint = torch.load(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
-        torch.save(checkpoint, path)
+        write_checkpoint(checkpoint, path)
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="CUDA"):
             torch.load(path)
@@ -343,7 +353,7 @@ def record(run: RunDirectory, group: str, key: str, value: str) -> None:
     for path in run.checkpoint_dir.iterdir():
         checkpoint = torch.load(path)
         checkpoint["run"]["config"][group][key] = value
-        torch.save(checkpoint, path)
+        write_checkpoint(checkpoint, path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -1,0 +1,158 @@
+"""Whether a checkpoint file is exactly what was written, and whether its contents are possible.
+
+    data = with_digest(buffer.getvalue())  # before it is written
+    checkpoint = read_checkpoint(path)     # raises UserError if one bit differs
+
+A checkpoint is a zip archive. Its own checksums cover the tensors, but not the archive's directory:
+a flipped bit there can load as uninitialised memory. So the archive's comment, which is the end of
+the file, holds the SHA-256 of all bytes before it.
+"""
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.errors import UserError
+from fashion_lit.models.classifier import ImageClassifier
+
+# The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
+RECORD = "run"
+HAS_DIGEST = "has_digest"  # in the record of a checkpoint that was written with one
+IS_RESUMABLE = "is_resumable"  # in the record; False if a run cannot resume from it exactly
+MARK = b"sha256:"  # the comment: this, and 64 hexadecimal digits
+COMMENT_SIZE = len(MARK) + 64
+DIRECTORY_FLAG = 0x10  # in the external attributes of a zip entry
+
+
+def with_digest(archive: bytes) -> bytes:
+    """Return a zip archive that has no comment, with the digest of its other bytes as one."""
+    body = archive[:-2] + COMMENT_SIZE.to_bytes(2, "little")  # its last field is the comment's size
+    return body + MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def has_right_digest(data: bytes) -> bool | None:
+    """Return whether the digest at the end of a file is that of its other bytes; None without."""
+    body, comment = data[:-COMMENT_SIZE], data[-COMMENT_SIZE:]
+    if not comment.startswith(MARK):
+        return None
+    return comment[len(MARK) :] == hashlib.sha256(body).hexdigest().encode()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of fashion-lit into main memory; raises UserError unless it is intact.
+
+    Loads only tensors and plain values (`weights_only`), so a checkpoint cannot execute code. One
+    that was written without a digest, by an earlier version, has its archive checked instead.
+    """
+    if not path.is_file():
+        raise UserError(f"Expected a checkpoint, but there is no file {path}.")
+    data = path.read_bytes()
+    is_right = has_right_digest(data)
+    if is_right is False or (is_right is None and not _is_valid_archive(path)):
+        raise UserError(
+            f"Expected a checkpoint, but {path} ({len(data):,} bytes) is damaged or not one."
+        )
+    del data
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"Expected only tensors and plain values, but {path} contains "
+            f"{_refused_object(error)}; it was not loaded, because loading it could execute code."
+        ) from None
+    except Exception as error:
+        raise UserError(
+            f"Expected a checkpoint, but {path} is damaged ({_first_line(error)})."
+        ) from None
+    if (problem := find_problem(checkpoint)) is not None:
+        raise UserError(f"Expected a checkpoint of fashion-lit, but {path} {problem}.")
+    if checkpoint[RECORD].get(HAS_DIGEST) and is_right is None:
+        raise UserError(f"Expected a checkpoint, but {path} is damaged (its digest is gone).")
+    return checkpoint
+
+
+def find_problem(checkpoint: Any) -> str | None:
+    """Describe what a run cannot have written into a checkpoint; None if there is nothing."""
+    needed = (RECORD, "state_dict", "loops", "optimizer_states", "lr_schedulers")
+    if not isinstance(checkpoint, Mapping) or any(key not in checkpoint for key in needed):
+        return "was not written by it"
+    try:
+        record = checkpoint[RECORD]
+        config, epochs_done = record["config"], int(record["epochs_done"])
+        max_epochs = int(config["trainer"]["max_epochs"])
+        if not 0 <= epochs_done <= max_epochs or int(record["steps_done"]) < 0:
+            return f"was saved after {epochs_done} of {max_epochs} epochs"
+        epoch, batch = checkpoint.get("FashionMNISTDataModule", {}).get(
+            "position", (epochs_done, 0)
+        )
+        num_train = config["data"].get("num_train", FashionMNIST.num_train)
+        num_batches = num_train // config["data"]["batch_size"] + 1  # at most, an epoch
+        if epoch != epochs_done or not 0 <= batch <= num_batches:
+            return f"was saved at batch {batch} of epoch {epoch}"
+        num_schedulers = 0 if config["scheduler"]["name"] == "constant" else 1
+        for key, count in (("optimizer_states", 1), ("lr_schedulers", num_schedulers)):
+            if len(checkpoint[key]) != count:
+                return f"has {len(checkpoint[key])} {key} instead of {count}"
+        settings = {**config["model"], **{k: config[k] for k in ("optimizer", "scheduler")}}
+        for key, value in checkpoint.get("hyper_parameters", {}).items():
+            if key in settings and settings[key] != value:
+                return f"was trained with {key}={value}, but its run has {settings[key]}"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"has no complete record of its run ({type(error).__name__}: {error})"
+    return None
+
+
+def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path: Path) -> None:
+    """Raise UserError unless a checkpoint has this classifier's weights and optimizer states."""
+    found, expected = checkpoint["state_dict"], classifier.state_dict()
+    wrong = [
+        key
+        for key in {**expected, **found}
+        if key not in found or key not in expected or found[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"Expected the weights of {type(classifier.network).__name__}, but in {path} "
+            f"{len(wrong)} of {len(expected)} tensors are missing, unknown or of another shape "
+            f"(e.g. {min(wrong)!r})."
+        )
+    num_weights = sum(1 for _ in classifier.network.parameters())
+    optimizer = checkpoint["optimizer_states"][0]
+    num_states = len(optimizer["state"])
+    num_grouped = sum(len(group["params"]) for group in optimizer["param_groups"])
+    # A weight that was frozen so far may have none.
+    too_few = num_states < num_weights and not getattr(classifier, "freeze_backbone", False)
+    if num_grouped != num_weights or num_states > num_weights or (num_states and too_few):
+        raise UserError(
+            f"Expected optimizer states for {num_weights} weights, but {path} has {num_states}."
+        )
+
+
+def _is_valid_archive(path: Path) -> bool:
+    """Return whether a file is a zip archive as torch writes it, with correct checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None and all(
+                entry.compress_type == zipfile.ZIP_STORED
+                and entry.compress_size == entry.file_size
+                and not entry.external_attr & DIRECTORY_FLAG
+                for entry in archive.infolist()
+            )
+    except Exception:  # zipfile raises half a dozen kinds, RuntimeError and zlib.error among them
+        return False
+
+
+def _refused_object(error: UnpicklingError) -> str:
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else "something else"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:150] or type(error).__name__
