@@ -9,6 +9,7 @@
 This module only reads and writes files; it does not train.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import is_part, read_text, write_atomically
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
+DIGEST_MARK = "# sha256: "  # config.yaml ends with this and the digest of all before it
 EVENT_FILES = "events.out.tfevents.*"
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
@@ -62,7 +64,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             files = [p for p in self.path.iterdir() if not is_part(p)]
             foreign = [p for p in files if p != self.lock_file]
-            if foreign and not self.config_file.exists():
+            if foreign and self.is_config_intact and not self.config_file.exists():
                 raise UserError(
                     f"Expected `run_dir` to be a new or empty directory, or a run's, but "
                     f"{self.path} contains other files; choose another."
@@ -110,7 +112,28 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration, replacing an existing one."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        write_atomically(self.config_file, text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_atomically(self.config_file, f"{text}{DIGEST_MARK}{digest}\n")
+
+    @property
+    def has_config_digest(self) -> bool:
+        """Whether config.yaml ends with a digest; earlier versions wrote none."""
+        return self.exists and DIGEST_MARK.encode() in self.config_file.read_bytes()
+
+    @property
+    def is_config_intact(self) -> bool:
+        """Whether config.yaml is what was written; True of one by an earlier version, and of none.
+
+        Of none only where there is no checkpoint either.
+        """
+        try:
+            content = self.config_file.read_bytes()
+        except OSError:
+            return not (self.last_checkpoint.exists() or self.best_checkpoint.exists())
+        text, mark, digest = content.rpartition(DIGEST_MARK.encode())
+        if not mark:
+            return not self.status.get("has_config_digest", False)
+        return hashlib.sha256(text).hexdigest().encode() == digest.strip()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -141,9 +164,11 @@ class RunDirectory:
         Keys: "state"; "epoch" and "step", the numbers completed, and the "seconds" they took;
         "reason" of a stop or failure; "host" and "process" (its id) that train or trained last.
         """
-        if not self.status_file.exists():
+        try:
+            status = json.loads(read_text(self.status_file))
+        except (OSError, ValueError):
             return {}
-        return json.loads(read_text(self.status_file))
+        return status if isinstance(status, dict) and "state" in status else {}
 
     def write_status(
         self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""
@@ -162,6 +187,7 @@ class RunDirectory:
             "reason": reason,
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "has_config_digest": before.get("has_config_digest", False) or self.has_config_digest,
         }
         write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
 

@@ -45,6 +45,14 @@ def has_right_digest(data: bytes) -> bool | None:
     return comment[len(MARK) :] == hashlib.sha256(body).hexdigest().encode()
 
 
+def digest_of(path: Path) -> str | None:
+    """Return the digest at the end of a file, in hexadecimal digits; None without one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - COMMENT_SIZE))
+        comment = file.read()
+    return comment[len(MARK) :].decode("ascii", "replace") if comment.startswith(MARK) else None
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint of fashion-lit into main memory; raises UserError unless it is intact.
 

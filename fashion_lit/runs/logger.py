@@ -1,13 +1,17 @@
 """The TensorBoard logger of a run, which writes events into the run directory."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from fashion_lit.runs.directory import EVENT_FILES
+
+EventFiles = dict[str, tuple[int, str]]  # sizes in bytes and SHA-256 of event files, by name
 
 
 class RunLogger(TensorBoardLogger):
@@ -21,12 +25,24 @@ class RunLogger(TensorBoardLogger):
         super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
         self.run_dir = run_dir
         self.has_earlier_events = any(run_dir.glob(EVENT_FILES))
+        self._hashed: dict[Path, tuple[int, Any]] = {}  # bytes so far, and their SHA-256
         self.trainer: Trainer | None = None  # its global_step is the x value of all curves
 
-    def flush(self) -> dict[str, int]:
-        """Flush all events to disk; return the event files' names and sizes in bytes."""
+    def flush(self) -> dict[str, tuple[int, str]]:
+        """Write all events to disk; return the event files' sizes in bytes and SHA-256, by name."""
         self.save()
-        return {path.name: path.stat().st_size for path in self.run_dir.glob(EVENT_FILES)}
+        return {path.name: self._digest(path) for path in self.run_dir.glob(EVENT_FILES)}
+
+    def _digest(self, path: Path) -> tuple[int, str]:
+        """Hash what was added to a file since the last call."""
+        size, digest = self._hashed.get(path, (0, hashlib.sha256()))
+        with path.open("rb") as file:
+            file.seek(size)
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+        self._hashed[path] = (size, digest)
+        return size, digest.hexdigest()
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -47,3 +63,8 @@ class RunLogger(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Flush the events and keep the file open: fit, validate and test each call this."""
         self.experiment.flush()
+
+
+def flush_events(trainer: Trainer) -> EventFiles:
+    """Write TensorBoard's events to disk; return its files' sizes in bytes and SHA-256."""
+    return trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {}

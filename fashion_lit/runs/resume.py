@@ -3,9 +3,11 @@
 `resolve_run_config` is called before anything is built, then `open_run` under the run's lock.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, read_checkpoint
+from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, digest_of, read_checkpoint
 
 # The environment variables by which the first process of a DDP run passes its directory and its
 # checkpoint to the processes that Lightning starts.
@@ -57,6 +59,8 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     """
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
+    if not run.is_config_intact:
+        restore_config(run)
     locations = {key: composed[key] for key in LOCATION_KEYS}
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
@@ -170,6 +174,8 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     The caller holds the run's lock.
     """
     before = run.status
+    if not run.is_config_intact:
+        restore_config(run)
     if not run.exists:
         run.create(config)
         run.write_status("running")
@@ -188,11 +194,56 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     path = config["ckpt_path"]
     if restart.checkpoint is None and path:
         restart = Restart(Path(path), initial_record(read_record(Path(path))))
+    if restart.same_run:
+        check_pieces(run, restart.record)
     run.rewind(restart.record["event_files"] if restart.same_run else {})
-    if config != recorded:
+    if config != recorded or not run.has_config_digest:
         run.write_config(config)
     run.write_status("running")
     return restart
+
+
+def restore_config(run: RunDirectory) -> None:
+    """Write a run's configuration again, as its newest valid checkpoint has it."""
+    for path in (run.last_checkpoint, run.previous_checkpoint, run.best_checkpoint):
+        with suppress(UserError):
+            run.write_config(read_record(path)["config"])
+            print(f"{run.config_file} was missing or damaged; {path.name} has restored it.")
+            return
+    if run.config_file.exists():
+        raise UserError(
+            f"Expected the settings of a run in {run.config_file}, but the file is damaged, and no "
+            "checkpoint has them; restore it, or use another directory."
+        )
+
+
+def check_pieces(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Raise UserError unless the files that a checkpoint builds on are what they were then."""
+    for name, digest in record.get("event_digests", {}).items():
+        path, size = run.path / name, record["event_files"][name]
+        content = path.read_bytes()[:size] if path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            state = "is missing" if content is None else "was changed"
+            raise UserError(
+                f"Expected the curves of this run in {path}, but it {state}; restore it, or start "
+                f"a new run from here: ckpt_path={run.last_checkpoint.as_posix()}."
+            )
+    if record.get("best_digest") is None:
+        return
+    best = run.best_checkpoint
+    try:
+        found = read_record(best)
+        is_same = digest_of(best) == record["best_digest"]
+        is_later = found["steps_done"] >= record["steps_done"]  # it will be written again
+        if is_same or is_later:
+            return
+        state = "is an older one"
+    except UserError as error:
+        state = f"cannot be used ({error})"
+    raise UserError(
+        f"Expected the best checkpoint so far in {best}, but it {state}; restore it, or delete "
+        f"{run.checkpoint_dir} to train from the beginning."
+    )
 
 
 def is_trained(run: RunDirectory, config: Config) -> bool:

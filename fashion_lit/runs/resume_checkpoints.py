@@ -19,8 +19,8 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import restart_loops
 from fashion_lit.runs.environment import environment
-from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
-from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD, digest_of
+from fashion_lit.runs.logger import EventFiles, flush_events
 from fashion_lit.runs.signals import StopSignals
 
 AGREE_EVERY_STEPS = 5  # how often the ranks agree on whether to stop or save
@@ -61,7 +61,7 @@ class ResumeCheckpoints(L.Callback):
         self.began = time.perf_counter() - record.get("seconds", 0.0)
         self._validation_due = False
         self._within_step = False  # gradients are accumulated that no checkpoint contains
-        self._events_before_validation: dict[str, int] = {}
+        self._events_before_validation: EventFiles = {}
         self._stopped_early = False
         self._saving = False
         self._saved_at = time.perf_counter()
@@ -168,6 +168,8 @@ class ResumeCheckpoints(L.Callback):
         )
         checkpoint["train_metrics"] = gather_running_metrics(trainer)
         metrics = {k: v.detach().cpu().clone() for k, v in trainer.callback_metrics.items()}
+        due = self._validation_due
+        events = self._events_before_validation if due else flush_events(trainer)
         checkpoint[RECORD] = {
             HAS_DIGEST: True,
             "config": self.config,
@@ -177,9 +179,9 @@ class ResumeCheckpoints(L.Callback):
             "metrics": metrics,
             "seconds": self.seconds,
             "stopped_early": self._stopped_early,
-            "event_files": (
-                self._events_before_validation if self._validation_due else flush_events(trainer)
-            ),
+            "event_files": {name: size for name, (size, _) in events.items()},
+            "event_digests": {name: digest for name, (_, digest) in events.items()},
+            "best_digest": best_digest(trainer),
             IS_RESUMABLE: not (self._validation_due and self._best_is_ahead(trainer)),
         }
 
@@ -236,9 +238,10 @@ class ResumeCheckpoints(L.Callback):
             raise Stopped(self.signals.received or signal.SIGINT)  # None: another rank received it
 
 
-def flush_events(trainer: L.Trainer) -> dict[str, int]:
-    """Write TensorBoard's events to disk; return its files and their sizes in bytes."""
-    return trainer.logger.flush() if isinstance(trainer.logger, RunLogger) else {}
+def best_digest(trainer: L.Trainer) -> str | None:
+    """Return the digest of the best checkpoint so far; None if there is none."""
+    path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "absent")
+    return digest_of(path) if path.is_file() else None
 
 
 def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:

@@ -85,6 +85,8 @@ def read_run(folder: Path) -> Run:
         config = run.config
         settings = flatten(config)
         status = run.status
+        if not status:
+            return Run(folder, {}, {}, "damaged", f"no readable {run.status_file.name}")
         state = str(status["state"])
         metrics = {k: float(v) for k, v in run.metrics.items()} if state == "finished" else {}
         note = "" if state == "finished" else _describe_progress(status, config)

@@ -136,7 +136,8 @@ def walk(seed: int, rounds: int, root: Path) -> Counter[str]:
         arrival, what = draw.randint(1, PLACES[place]), draw.choice(SIGNALS)
         kind = draw.choice(DAMAGES)
         first = live(command, place, arrival, what, root / "log")
-        path = damage(run.path, kind, draw) if run.path.exists() else None
+        is_over = run.status.get("state") == "finished"
+        path = None if is_over else damage(run.path, kind, draw)
         story = f"seed {seed}, round {number}: {name}, {signal.Signals(what).name} at {place} "
         story += f"{arrival} (exit {first.code}), {kind} {path and path.name}"
         life = live(command, "never", 0, 0, root / "log")

@@ -149,3 +149,57 @@ def test_an_empty_place_is_refused(
 ) -> None:
     assert main([*small, setting]) == 2
     assert setting.partition("=")[0] in capsys.readouterr().err
+
+
+def stopped_run(small: list[str], path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """Return a run that was stopped in its second epoch."""
+    from test_exactness import signal_at
+
+    with monkeypatch.context() as patch:
+        signal_at(patch, "training_step", 6)
+        settings = ["trainer.max_epochs=2", "test=false", f"run_dir={path.as_posix()}"]
+        assert main([*small, *settings]) == 143
+    return RunDirectory(path)
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "deleted":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(bytes([content[0] ^ 4]) + content[1:])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
+@pytest.mark.parametrize("how", ["deleted", "cut", "flipped"])
+@pytest.mark.parametrize("piece", ["best", "events", "config", "status"])
+def test_a_lost_piece_is_restored_or_named(
+    piece: str,
+    how: str,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = stopped_run(small, tmp_path / "run", monkeypatch)
+    (events,) = run.path.glob("events.*")
+    pieces = {
+        "best": run.best_checkpoint,
+        "events": events,
+        "config": run.config_file,
+        "status": run.status_file,
+    }
+    config = run.config
+    damage(pieces[piece], how)
+    code = main([f"run_dir={run.path.as_posix()}"])
+    output = capsys.readouterr()
+    if piece in ("config", "status"):
+        assert code == 0, output.err
+        assert run.config == config
+        assert run.status["state"] == "finished"
+    else:
+        assert code == 2
+        assert pieces[piece].name in output.err
+        assert "Traceback" not in output.err

@@ -90,7 +90,7 @@ def test_status_keeps_its_progress(tmp_path: Path) -> None:
     progress = {"epoch": 3, "step": 120, "seconds": 7.5}
     progress = {"state": "failed", "reason": "out of memory", **progress}
     assert progress.items() <= run.status.items()
-    assert run.status.keys() - progress.keys() == {"host", "process"}
+    assert run.status.keys() - progress.keys() == {"host", "process", "has_config_digest"}
     assert json.loads(run.status_file.read_text()) == run.status
 
 

@@ -298,10 +298,10 @@ def test_missing_best_checkpoint_is_reported(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truncate(copied_run.best_checkpoint)
-    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 1
+    assert main([f"run_dir={copied_run.path.as_posix()}"]) == 2
     error = capsys.readouterr().err
     assert "best.ckpt.unusable" in error
-    assert "it starts over" in error
+    assert "to train from the beginning" in error
     shutil.rmtree(copied_run.checkpoint_dir)
     assert main([f"run_dir={copied_run.path.as_posix()}"]) == 0
 
