@@ -12,10 +12,12 @@ Learning Algorithms", https://arxiv.org/abs/1708.07747
 
 import gzip
 import hashlib
+import time
 import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 IS_CHECKOUT = (_REPOSITORY / "pyproject.toml").is_file()
 BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # relative paths are resolved from here
 TORCHVISION_FOLDER = Path("FashionMNIST", "raw")  # torchvision's layout under the same root
+DOWNLOAD_SECONDS = 900  # at most, for one file
 MIRRORS = (
     "../shared/data/FashionMNIST/raw",
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -130,7 +133,7 @@ def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, content)
             return target
-        except (OSError, UserError) as error:
+        except (OSError, UserError, HTTPException, ValueError) as error:
             failures.append(f"  {mirror}: {error}")
     raise UserError(
         f"{file.name} is not under {root}, and no mirror provides it:\n"
@@ -161,22 +164,28 @@ def find_problem(content: bytes, file: GzipFile) -> str | None:
 def _read_mirror(mirror: str, file: GzipFile) -> bytes:
     """Return the content of `file` in a folder or at a URL; raise OSError or UserError."""
     if "://" in mirror:
-        return _download(f"{mirror.rstrip('/')}/{file.name}")
+        return _download(f"{mirror.rstrip('/')}/{file.name}", file.num_bytes)
     source = BASE_DIR / Path(mirror).expanduser() / file.name
     if not source.is_file():
         raise UserError("no such file")
     return source.read_bytes()
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, num_bytes: int) -> bytes:
+    """Return what is at a URL, or one byte more than the `num_bytes` that are expected."""
     content = bytearray()
-    with urllib.request.urlopen(url, timeout=30) as response:
-        total = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=total, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar:
-            while chunk := response.read(1 << 16):
-                content += chunk
-                bar.update(len(chunk))
-    return bytes(content)
+    ends = time.monotonic() + DOWNLOAD_SECONDS
+    with (
+        urllib.request.urlopen(url, timeout=30) as response,
+        tqdm(total=num_bytes, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar,
+    ):
+        # read1 returns what has arrived: a server that sends a byte now and then cannot block it
+        while len(content) <= num_bytes and (chunk := response.read1(1 << 16)):
+            if time.monotonic() > ends:
+                raise UserError(f"only {len(content):,} bytes came in {DOWNLOAD_SECONDS} s")
+            content += chunk
+            bar.update(len(chunk))
+    return bytes(content[: num_bytes + 1])
 
 
 def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> LabelledImages:

@@ -77,6 +77,14 @@ def is_finished(run: RunDirectory) -> bool:
     return run.exists and run.status.get("state") == "finished"
 
 
+def describe_finished(run: RunDirectory) -> str:
+    """Describe a finished run in a few words."""
+    try:
+        return f"finished before, validation accuracy {run.metrics['val/accuracy']:.2%}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"finished before, but {run.metrics_file.name} is damaged ({error})"
+
+
 class Queue(JobSource):
     """The unfinished jobs of a multirun; a job that another process is training stays queued.
 
@@ -108,11 +116,8 @@ class Queue(JobSource):
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             if is_finished(job.run):
-                accuracy = job.run.metrics["val/accuracy"]
                 print(
-                    f"{job.title}: {job.run.path.name}\n"
-                    f"  finished before, validation accuracy {accuracy:.2%}",
-                    flush=True,
+                    f"{job.title}: {job.run.path.name}\n  {describe_finished(job.run)}", flush=True
                 )
             elif job.run.exists and job.run.is_locked():
                 self._waiting.append(job)
@@ -127,5 +132,5 @@ class Queue(JobSource):
         self._num_running -= 1
         if exit_code and job.run.exists and job.run.is_locked():
             self._waiting.append(job)
-        elif exit_code:
+        elif exit_code and not is_finished(job.run):  # another process may have finished it
             self.failed.append(job)

@@ -14,7 +14,7 @@ from fashion_lit.config.settings import Config
 from fashion_lit.errors import Stopped
 from fashion_lit.runs.directory import RunDirectory, quote_command
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.sweeps.jobs import Queue, plan_jobs
+from fashion_lit.sweeps.jobs import Queue, is_finished, plan_jobs
 from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
 from fashion_lit.sweeps.slurm import SlurmLauncher
 
@@ -49,7 +49,7 @@ def launch_sweep(
     finally:
         print_sweep_end(sweep_dir, [job.run for job in jobs])
     print(f"To continue it, or to add jobs:\n  {repeat}")
-    return 1 if queue.failed else 0
+    return 0 if all(is_finished(job.run) for job in jobs) else 1
 
 
 def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:
@@ -66,16 +66,24 @@ def build_launcher(config: Config) -> Launcher:
     return LAUNCHERS[arguments.pop("name")](**arguments)
 
 
+def validation_accuracy(run: RunDirectory) -> float | None:
+    """Return a finished run's validation accuracy; None if its metrics cannot be read."""
+    try:
+        return float(run.metrics["val/accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
     """Print the state of each job of a multirun, the best first, and the sweep's directory."""
     lines = []
     for run in runs:
-        status = run.status if run.exists else {"state": "not begun"}
+        status = (run.status if run.exists else {}) or {"state": "not begun"}
         state = str(status["state"])
-        accuracy = run.metrics["val/accuracy"] if state == "finished" else -1.0
-        percent = f"{100 * accuracy:6.2f}" if state == "finished" else f"{'-':>6}"
+        accuracy = validation_accuracy(run) if state == "finished" else None
+        percent = f"{'-':>6}" if accuracy is None else f"{100 * accuracy:6.2f}"
         reason = f"  {status['reason']}" if status.get("reason") else ""
-        lines.append((accuracy, f"{percent}  {state:<11}  {run.path.name}{reason}"))
+        lines.append((accuracy or 0.0, f"{percent}  {state:<11}  {run.path.name}{reason}"))
     print("\nval acc %  state        job")
     for _, line in sorted(lines, key=lambda item: -item[0]):
         print(f"   {line}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fashion_lit.sweeps.ranking import Entry, Run
-from fashion_lit.text import align
+from fashion_lit.text import align, one_line
 
 
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
@@ -61,12 +61,30 @@ def cell(row: dict[str, Any], name: str) -> str:
         return f"{value:.0f}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value).replace("|", "\\|")
+    return markdown_text(value)
+
+
+def markdown_text(value: Any) -> str:
+    """Return a value as text that neither ends a table's cell nor is read as HTML."""
+    text = one_line(str(value)).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def csv_value(value: Any) -> Any:
+    """Return a value that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def trouble(runs: Sequence[Run]) -> str:
     """Return a Markdown list of the directories without a readable run; "" if there are none."""
-    damaged = [f"- {run.path.name}: {run.note}" for run in runs if not run.settings]
+    damaged = [
+        f"- {markdown_text(run.path.name)}: {markdown_text(run.note)}"
+        for run in runs
+        if not run.settings
+    ]
     return "\nNot ranked:\n\n" + "\n".join(damaged) + "\n" if damaged else ""
 
 
@@ -76,5 +94,6 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(row | {"jobs": " ".join(row["jobs"])})
+        row = row | {"jobs": " ".join(row["jobs"])}
+        writer.writerow({key: csv_value(value) for key, value in row.items()})
     return buffer.getvalue()

@@ -1,7 +1,10 @@
 import gzip
 import hashlib
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,46 @@ def test_download_from_a_url(tmp_path: Path) -> None:
     write(tmp_path / "served" / GOOD.name, CONTENT)
     path = fetch(GOOD, tmp_path / "root", [(tmp_path / "served").as_uri()])
     assert path.read_bytes() == CONTENT
+
+
+class BadServer(BaseHTTPRequestHandler):
+    """Answers each path in a way of its own."""
+
+    def do_GET(self) -> None:
+        fault = self.path.split("/")[1]
+        if fault == "status":
+            self.wfile.write(b"no HTTP at all\r\n\r\n")
+        elif fault == "headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n")
+        elif fault == "length":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n" + CONTENT[:5])
+        elif fault == "chunk":
+            head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            self.wfile.write(head + b"ffff\r\nabc")
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "fault", ["status", "headers", "length", "chunk", "endless", "http://[malformed", "http://"]
+)
+def test_a_bad_mirror_is_followed_by_the_next(fault: str, tmp_path: Path) -> None:
+    write(tmp_path / "good" / GOOD.name, CONTENT)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BadServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        bad = fault if "://" in fault else f"http://127.0.0.1:{server.server_port}/{fault}"
+        path = fetch(GOOD, tmp_path / "root", [bad, str(tmp_path / "good")])
+        assert path.read_bytes() == CONTENT
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_concurrent_fetches_leave_one_intact_file(tmp_path: Path) -> None:

@@ -220,3 +220,15 @@ def test_a_watched_leaderboard_is_updated_until_ctrl_c(
     ]
     rows = json.loads((tmp_path / "leaderboard.json").read_text())
     assert [row["jobs"] for row in rows] == [["second"], ["third"], ["first"]]
+
+
+def test_names_and_reasons_are_plain_text(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(sweep, "=1+1,<b>", lr=0.7, state="running")
+    run.write_status("failed", reason="<script>\x1b[2J\nx")
+    assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "<script" not in out
+    assert "<script" not in (sweep / "leaderboard.md").read_text()
+    row = next(r for r in pd.read_csv(sweep / "leaderboard.csv")["jobs"] if "1+1" in r)
+    assert row.startswith("'=")
