@@ -115,6 +115,8 @@ class ClassificationMetrics(Metric):
     def restore(self, totals: Mapping[str, Tensor]) -> None:
         """Continue from the `totals` of an earlier process."""
         self.reset()
+        nothing = self.confusion.new_zeros(0, len(self.confusion))
+        # One update, of no images: else `compute` warns that there was none.
+        self.update(nothing, nothing.argmax(1), self.loss_sum)
         self.confusion.copy_(totals["confusion"])
         self.loss_sum.copy_(totals["loss_sum"])
-        self._update_count = 1  # otherwise `compute` warns that `update` was never called
