@@ -1,7 +1,7 @@
 """Rank the runs of a sweep, which may still be running, and test the best one once.
 
 fashion-lit leaderboard sweeps/lr_bs
-fashion-lit leaderboard sweeps/lr_bs --metric val/loss --min
+fashion-lit leaderboard sweeps/lr_bs --metric val/loss
 fashion-lit leaderboard sweeps/lr_bs --evaluate-best
 """
 
@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import read_text, write_atomically
 from fashion_lit.sweeps.figures import draw_figures
-from fashion_lit.sweeps.ranking import Entry, rank, read_runs, varied_settings
+from fashion_lit.sweeps.ranking import Entry, Run, is_less_better, rank, read_runs, varied_settings
 from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
 
 TEST_RECORD = "test_opened.json"
@@ -32,13 +33,14 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("sweep_dir", type=Path, help="sweeps/NAME")
     parser.add_argument("--metric", default="val/accuracy", help="the metric to rank by")
-    parser.add_argument("--min", action="store_true", help="rank the smallest value first")
+    parser.add_argument("--min", action="store_true", help="less is better, of another metric")
+    parser.add_argument("--max", action="store_true", help="more is better, of another metric")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="update it every SECONDS")
     parser.add_argument("--evaluate-best", action="store_true", help="test the best run, once")
     args = parser.parse_args(arguments)
     check_arguments(args)
     while True:
-        entries = show(args.sweep_dir, args.metric, smallest_first=args.min)
+        entries = show(args.sweep_dir, args.metric, args)
         if not args.watch:
             break
         time.sleep(args.watch)
@@ -56,25 +58,26 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Expected a validation metric to rank by, but got {args.metric!r}; use "
             "--evaluate-best to open the test set once, for the best run."
         )
+    if args.watch is not None and not 0 < args.watch < float("inf"):
+        raise UserError(f"Expected `--watch` to be more than 0 seconds, but got {args.watch:g}.")
     if args.evaluate_best and args.watch:
         raise UserError(
             "`--watch` never ends, so --evaluate-best would not run; leave out one of them."
         )
 
 
-def show(sweep_dir: Path, metric: str, *, smallest_first: bool) -> list[Entry]:
+def show(sweep_dir: Path, metric: str, args: argparse.Namespace) -> list[Entry]:
     """Print the leaderboard, write its files into the sweep's directory, return its entries."""
     runs = read_runs(sweep_dir)
-    entries = rank(runs, metric, smallest_first=smallest_first)
     if not any(run.settings for run in runs):
         raise UserError(f"Expected runs in {sweep_dir}, but none of its directories holds one.")
-    if not any(entry.metric for entry in entries):
-        known = sorted({name for run in runs for name in run.metrics})
-        if known:
-            raise UserError(
-                f"Expected a metric that runs record, but got {metric!r}; they record "
-                f"{', '.join(name for name in known if name.count('/') < 2)}."
-            )
+    known = sorted({name for run in runs for name in run.metrics})
+    if known and metric not in known:
+        raise UserError(
+            f"Expected a metric that runs record, but got {metric!r}; they record "
+            f"{', '.join(name for name in known if name.count('/') < 2)}."
+        )
+    entries = rank(runs, metric, smallest_first=smallest_first(metric, args))
     columns = varied_settings(entries)
     rows = [make_row(place, entry, columns) for place, entry in enumerate(entries, start=1)]
     table = markdown(rows, metric) + trouble(runs)
@@ -89,24 +92,73 @@ def show(sweep_dir: Path, metric: str, *, smallest_first: bool) -> list[Entry]:
 def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
     """Test the best entry's run closest to its mean, unless the test set was opened before.
 
-    Returns the exit code. The result is recorded in `test_opened.json`.
+    Returns the exit code. `test_opened.json` records the run before it is tested, so that a command
+    that is killed, or fails, tests the same run when it is repeated.
     """
     record = sweep_dir / TEST_RECORD
-    if record.exists():
-        opened = json.loads(record.read_text(encoding="utf-8"))
+    opened = read_opened(record)
+    if opened is None:
+        opened = {"job": choose_run(sweep_dir, entries).path.name, "candidates": len(entries)}
+        write_atomically(record, json.dumps(opened, indent=2) + "\n")
+    elif "metrics" in opened:
         print(f"\nThe test set was opened before, for {opened['job']}: {opened['metrics']}")
         return 0
+    run_dir = sweep_dir / str(opened["job"])
+    override = f'run_dir="{run_dir.absolute().as_posix()}"'
+    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        print(
+            f"fashion-lit leaderboard: the test of {run_dir.name} did not end; the same command "
+            f"tests it again. Delete {record} to choose another run.",
+            file=sys.stderr,
+        )
+        return code
+    metrics = json.loads(read_text(run_dir / "metrics.json"))
+    opened["metrics"] = {k: metrics[k] for k in ("test/accuracy", "test/loss")}
+    write_atomically(record, json.dumps(opened, indent=2) + "\n")
+    return 0
+
+
+def read_opened(record: Path) -> dict[str, Any] | None:
+    """Return what `test_opened.json` records, or None if there is no such file."""
+    if not record.exists():
+        return None
+    try:
+        opened = json.loads(read_text(record))
+        if not isinstance(opened, dict) or not isinstance(opened["job"], str):
+            raise TypeError("it names no job")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Expected a record of the sweep's test in {record}, but it cannot be read ({error}); "
+            "look which run has test metrics, and delete the file only if there is none."
+        ) from None
+    return opened
+
+
+def choose_run(sweep_dir: Path, entries: Sequence[Entry]) -> Run:
+    """Return the run of the best entry whose metric is closest to the entry's mean."""
     best = entries[0]
     if not best.metric:
         raise UserError(f"Expected a finished run in {sweep_dir} to test, but there is none.")
     seed = sorted(best.metric, key=lambda s: (abs(best.metric[s] - best.mean), s))[0]
     (run,) = [r for r in best.runs if r.settings["seed"] == seed and r.metrics]
-    override = f'run_dir="{run.path.absolute().as_posix()}"'
-    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
-    code = subprocess.run(command, check=False).returncode
-    if code == 0:
-        metrics = json.loads(read_text(run.path / "metrics.json"))
-        tested = {k: metrics[k] for k in ("test/accuracy", "test/loss")}
-        opened = {"job": run.path.name, "metrics": tested, "candidates": len(entries)}
-        write_atomically(record, json.dumps(opened, indent=2) + "\n")
-    return code
+    return run
+
+
+def smallest_first(metric: str, args: argparse.Namespace) -> bool:
+    """Return whether less is better; raises UserError if the flags contradict it or are missing."""
+    known = is_less_better(metric)
+    if args.min and args.max:
+        raise UserError("Expected one of --min and --max, but got both.")
+    if known is None and not (args.min or args.max):
+        raise UserError(
+            f"Expected --min or --max with --metric {metric}, of which neither is always better."
+        )
+    if known is not None and (args.max if known else args.min):
+        better = "less" if known else "more"
+        raise UserError(
+            f"Expected no {'--max' if known else '--min'} with --metric {metric}, of which "
+            f"{better} is better."
+        )
+    return args.min if known is None else known

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fashion_lit.config.settings import flatten
+from fashion_lit.config.settings import flatten, is_result_neutral
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.statistics import student_interval
 from fashion_lit.runs.directory import RunDirectory
+
+LESS_IS_BETTER = ("loss", "seconds", "max_allocated_gib", "max_reserved_gib")
+MORE_IS_BETTER = ("accuracy", "precision", "recall", "f1", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def read_run(folder: Path) -> Run:
         if not run.exists:
             return Run(folder, {}, {}, "damaged", f"no {run.config_file.name}")
         config = run.config
-        settings = flatten(config)
+        settings = {k: v for k, v in flatten(config).items() if not is_result_neutral(k)}
         status = run.status
         if not status:
             return Run(folder, {}, {}, "damaged", f"no readable {run.status_file.name}")
@@ -110,6 +113,14 @@ def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> 
         left = float(status["seconds"]) / done * (total - done)
         text += f", {left / 60:.1f} min left"
     return f"{text}; {status['reason']}" if status["reason"] else text
+
+
+def is_less_better(metric: str) -> bool | None:
+    """Return whether less of a metric is better; None if that is not known."""
+    name = metric.split("/")[1] if "/" in metric else metric
+    if name in LESS_IS_BETTER:
+        return True
+    return False if name in MORE_IS_BETTER else None
 
 
 def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> list[Entry]:

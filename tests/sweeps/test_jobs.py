@@ -226,5 +226,30 @@ def test_test_set_is_opened_once_for_the_winner(
     capfd.readouterr()
     assert leaderboard([str(directory), "--evaluate-best"]) == 0
     assert "was opened before" in capfd.readouterr().out
+    rows = json.loads((directory / "leaderboard.json").read_text())
+    assert "test" not in rows[0]  # the tested run is still one of its entry's seeds
     assert main(["-m", *sweep]) == 0  # a finished job stays finished
     assert capfd.readouterr().out.count("finished before") == 2
+
+
+def test_a_test_that_was_begun_is_finished_for_the_same_run(
+    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *sweep]) == 0
+    directory = tmp_path / "sweeps" / "s"
+    assert leaderboard([str(directory)]) == 0
+    rows = json.loads((directory / "leaderboard.json").read_text())
+    job = rows[-1]["jobs"][0]  # the winner of then, before more runs came
+    (directory / "test_opened.json").write_text(json.dumps({"job": job, "candidates": 1}))
+    best = directory / job / "checkpoints" / "best.ckpt"
+    content = best.read_bytes()
+    best.write_bytes(content[:1000])
+    assert leaderboard([str(directory), "--evaluate-best"]) != 0
+    error = capfd.readouterr().err
+    assert "best.ckpt" in error
+    assert "the same command tests it again" in error
+    shutil.rmtree(best.parent / "best.ckpt.unusable", ignore_errors=True)
+    best.write_bytes(content)
+    assert leaderboard([str(directory), "--evaluate-best"]) == 0
+    tested = [name for name, run in runs_of(directory).items() if "test/accuracy" in run.metrics]
+    assert tested == [job]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 from fashion_lit import leaderboard
-from fashion_lit.leaderboard import main
+from fashion_lit.errors import UserError
+from fashion_lit.leaderboard import main, smallest_first
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.figures import entry_curves
 from fashion_lit.sweeps.ranking import rank, read_runs
@@ -64,7 +66,7 @@ def raw_frame(sweep: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("metric", "arguments"), [
-    ("val/accuracy", []), ("val/loss", ["--metric", "val/loss", "--min"]),
+    ("val/accuracy", []), ("val/loss", ["--metric", "val/loss"]),
 ])  # fmt: skip
 def test_numbers_match_pandas(metric: str, arguments: list[str], sweep: Path) -> None:
     assert main([str(sweep), *arguments]) == 0
@@ -174,6 +176,10 @@ def test_unfinished_damaged_and_foreign_directories_are_reported(
         (["s", "--metric", "val/acuracy"], "got 'val/acuracy'; they record seconds, val/accuracy"),
         (["s", "--metric", "test/accuracy"], "open the test set once, for the best run"),
         (["s", "--watch", "1", "--evaluate-best"], "`--watch` never ends"),
+        (["s", "--watch", "-1"], "Expected `--watch` to be more than 0 seconds, but got -1."),
+        (["s", "--watch", "nan"], "Expected `--watch` to be more than 0 seconds, but got nan."),
+        (["s", "--metric", "val/loss", "--max"], "Expected no --max with --metric val/loss, of"),
+        (["s", "--min"], "Expected no --min with --metric val/accuracy, of which more is better."),
         (["empty"], "Expected runs in empty, but none of its directories holds one"),
     ],
 )
@@ -232,3 +238,12 @@ def test_names_and_reasons_are_plain_text(sweep: Path, capsys: pytest.CaptureFix
     assert "<script" not in (sweep / "leaderboard.md").read_text()
     row = next(r for r in pd.read_csv(sweep / "leaderboard.csv")["jobs"] if "1+1" in r)
     assert row.startswith("'=")
+
+
+def test_a_metric_without_a_known_direction_needs_one() -> None:
+    flags = Namespace(min=False, max=False)
+    with pytest.raises(UserError, match="Expected --min or --max with --metric best_epoch"):
+        smallest_first("best_epoch", flags)
+    assert smallest_first("best_epoch", Namespace(min=True, max=False))
+    assert smallest_first("val/loss", flags)
+    assert not smallest_first("val/f1/Shirt", flags)
