@@ -42,6 +42,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._locked_inode: int | None = None  # of the lock file, while this object holds it
         self.config_file = path / "config.yaml"
         self.status_file = path / "status.json"
         self.metrics_file = path / "metrics.json"
@@ -82,10 +83,22 @@ class RunDirectory:
                 f"Expected a writable run directory, but {self.path} is not ({reason}); choose "
                 "another with run_dir= or output_root=."
             ) from None
+        self._locked_inode = self.lock_file.stat().st_ino
         try:
             yield
         finally:
+            self._locked_inode = None
             lock.release()
+
+    @property
+    def has_lost_lock(self) -> bool:
+        """Whether the lock file was removed or replaced, so that another process may lock, too."""
+        if self._locked_inode is None:
+            return False
+        try:
+            return self.lock_file.stat().st_ino != self._locked_inode
+        except OSError:
+            return True
 
     def is_locked(self) -> bool:
         """Return whether a process is training in this directory."""

@@ -19,6 +19,7 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import restart_loops
 from fashion_lit.runs.environment import environment
+from fashion_lit.runs.finite import check_finite
 from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD, digest_of
 from fashion_lit.runs.logger import EventFiles, flush_events
 from fashion_lit.runs.signals import StopSignals
@@ -38,6 +39,7 @@ class ResumeCheckpoints(L.Callback):
         record: what the checkpoint to resume from stores under RECORD, or {}.
         on_save: called in the first process with "epoch" and "step", the numbers completed, and
             the "seconds" they took.
+        has_lost_lock: says whether another process may have locked the run; it then stops.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ResumeCheckpoints(L.Callback):
         every_steps: PositiveInt | None,
         record: Mapping[str, Any],
         on_save: Callable[[Mapping[str, float]], None],
+        has_lost_lock: Callable[[], bool],
     ) -> None:
         self.path = path
         self.config = dict(config)
@@ -58,6 +61,7 @@ class ResumeCheckpoints(L.Callback):
         self.every_steps = every_steps
         self.record = record
         self.on_save = on_save
+        self.has_lost_lock = has_lost_lock
         self.began = time.perf_counter() - record.get("seconds", 0.0)
         self._validation_due = False
         self._within_step = False  # gradients are accumulated that no checkpoint contains
@@ -215,7 +219,7 @@ class ResumeCheckpoints(L.Callback):
 
         stop: a stop signal was received; due: `every_minutes` has passed since the last checkpoint.
         """
-        stop = self.signals.received is not None
+        stop = self.signals.received is not None or self.has_lost_lock()
         due = time.perf_counter() - self._saved_at >= self.every_seconds
         if trainer.world_size == 1:
             return stop, due
@@ -234,6 +238,12 @@ class ResumeCheckpoints(L.Callback):
         if trainer.is_global_zero:
             steps = trainer.global_step
             self.on_save({"epoch": trainer.current_epoch, "step": steps, "seconds": self.seconds})
+        if stop and self.has_lost_lock():
+            raise UserError(
+                f"Expected this run's lock file to stay, but it was removed from "
+                f"{self.path.parents[1]}, so another process might train there, too. The run was "
+                "saved and stopped; resume it by run_dir=, once no other process trains it."
+            )
         if stop:
             raise Stopped(self.signals.received or signal.SIGINT)  # None: another rank received it
 
@@ -261,28 +271,6 @@ def restore_running_metrics(trainer: L.Trainer, totals: Mapping[str, Tensor]) ->
         share = 1 if trainer.is_global_zero else 0
         own = {name: values.sum(0) * share for name, values in totals.items()}
     _classifier(trainer).train_metrics.restore(own)
-
-
-def check_finite(trainer: L.Trainer) -> None:
-    """Raise NotFiniteError if this epoch's loss or a parameter is NaN or infinite.
-
-    Waits once for the device.
-    """
-    classifier = _classifier(trainer)
-    sums = [classifier.train_metrics.loss_sum, *(p.detach().sum() for p in classifier.parameters())]
-    if not torch.stack([torch.as_tensor(s).float() for s in sums]).isfinite().all():
-        raise NotFiniteError(trainer)
-
-
-class NotFiniteError(UserError):
-    """The loss or the weights are NaN or infinite."""
-
-    def __init__(self, trainer: L.Trainer) -> None:
-        super().__init__(
-            f"Expected finite losses and weights, but got NaN or infinity by step "
-            f"{trainer.global_step} (epoch {trainer.current_epoch + 1}), which was not saved. "
-            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use precision=fp32."
-        )
 
 
 def _classifier(trainer: L.Trainer) -> ImageClassifier:

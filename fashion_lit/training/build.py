@@ -161,6 +161,7 @@ def build_trainer(
         signals=signals,
         record=restart.record,
         on_save=lambda progress: run.write_status("running", progress=progress),
+        has_lost_lock=lambda: run.has_lost_lock,
     )
     logger = RunLogger(run.path)
     trainer = L.Trainer(

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fashion_lit.benchmark import main as benchmark
 from fashion_lit.evaluate import main as evaluate
+from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
 
@@ -203,3 +205,27 @@ def test_a_lost_piece_is_restored_or_named(
         assert code == 2
         assert pieces[piece].name in output.err
         assert "Traceback" not in output.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets nobody remove a file that is open")
+def test_a_run_whose_lock_file_is_removed_saves_and_stops(
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    original = ImageClassifier.training_step
+
+    def remove(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            run.lock_file.unlink(missing_ok=True)
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "training_step", remove)
+        assert main([*small, "test=false", f"run_dir={run.path.as_posix()}"]) == 1
+    assert "lock file to stay, but it was removed" in capsys.readouterr().err
+    assert run.last_checkpoint.exists()
+    assert main([f"run_dir={run.path.as_posix()}"]) == 0
+    assert run.status["state"] == "finished"

@@ -27,6 +27,7 @@ class RecordedSaves(ResumeCheckpoints):
             signals=StopSignals(),
             record={},
             on_save=lambda progress: None,
+            has_lost_lock=lambda: False,
             **{"every_minutes": 5.0, "every_steps": None} | settings,
         )
 
