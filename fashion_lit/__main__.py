@@ -43,9 +43,9 @@ def main() -> None:
 
 
 class Output:
-    """Standard output or error that may be closed while a command runs, as by `| head`.
+    """Standard output or error whose reader may end before the command does, as with `| head`.
 
-    Whoever reads it may go away; training goes on, and what cannot be written is dropped.
+    Text that cannot be written is discarded, and the command continues.
 
     Args:
         stream: the stream to write to.
@@ -58,7 +58,7 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write text, or drop it."""
+        """Write text, or discard it."""
         try:
             return self.stream.write(text)
         except OSError:
@@ -66,7 +66,7 @@ class Output:
             return len(text)
 
     def flush(self) -> None:
-        """Flush what was written, or drop it."""
+        """Flush the stream, or discard its buffer."""
         try:
             self.stream.flush()
         except OSError:
@@ -77,7 +77,7 @@ class Output:
 
 
 def make_output_robust() -> None:
-    """Let no closed pipe and no character that a terminal cannot show end a command."""
+    """Keep closed pipes and characters that the terminal cannot encode from ending a command."""
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:  # it was closed before the command began

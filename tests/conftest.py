@@ -63,6 +63,13 @@ def train(tmp_path: Path) -> Callable[..., RunDirectory]:
     return run
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide this machine's GPUs, if it has any."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A finished run of the default model on small data, two epochs; not to be changed."""

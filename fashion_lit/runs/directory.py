@@ -135,9 +135,10 @@ class RunDirectory:
 
     @property
     def is_config_intact(self) -> bool:
-        """Whether config.yaml is what was written; True of one by an earlier version, and of none.
+        """Whether config.yaml matches its digest.
 
-        Of none only where there is no checkpoint either.
+        Also True if an earlier version wrote it, without a digest, or if the directory has neither
+        config.yaml nor a checkpoint.
         """
         try:
             content = self.config_file.read_bytes()

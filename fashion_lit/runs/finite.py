@@ -1,4 +1,4 @@
-"""A run whose loss or weights are not finite ends, and saves nothing of it."""
+"""Check that the loss and the weights are finite, before they are saved."""
 
 import lightning as L
 import torch

@@ -57,6 +57,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     An existing run takes the settings recorded in its directory, and a new run from `ckpt_path`
     those recorded in the checkpoint. Raises UserError if an override would change the result.
     """
+    composed = with_absolute_paths(composed)
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
     if not run.is_config_intact:
@@ -68,13 +69,13 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
         # An old record may lack a result-neutral setting that was added since.
         newer = {key: value for key, value in composed.items() if is_result_neutral(key)}
         recorded = newer | run.config
-        settings = check_resumable(
-            recorded, amend(recorded, overrides, composed), f"the run in {run.path}"
-        )
+        wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
+        settings = check_resumable(recorded, wanted, f"the run in {run.path}")
     elif checkpoint is not None:
         record = read_record(checkpoint)
         recorded = record["config"]
-        wanted = amend(recorded, overrides, composed) | {"ckpt_path": recorded["ckpt_path"]}
+        wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
+        wanted |= {"ckpt_path": recorded["ckpt_path"]}
         settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}")
         settings |= {"ckpt_path": str(checkpoint.absolute())}
         check_epochs_left(record["epochs_done"], settings["trainer"]["max_epochs"], checkpoint)
@@ -82,17 +83,14 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
             name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
             run_dir = run_dir.with_name(name)
     check(settings | locations)
-    return with_absolute_paths(settings, is_new=not run.exists), run_dir
+    return settings, run_dir
 
 
-def with_absolute_paths(config: Config, *, is_new: bool) -> Config:
-    """Return a configuration whose files are found from any current directory.
-
-    The weights of a run that exists stay as they are recorded, since they are a part of its result.
-    """
+def with_absolute_paths(config: Config) -> Config:
+    """Return a configuration whose files are found from any current directory."""
     data, model = dict(config["data"]), dict(config["model"])
     if data.get("root"):
-        data["root"] = str(Path(data["root"]).expanduser().absolute())
+        data["root"] = absolute(data["root"])
     elif "root" in data and not IS_CHECKOUT:
         data["root"] = str(BASE_DIR / "data")
     if "mirrors" in data:
@@ -100,9 +98,25 @@ def with_absolute_paths(config: Config, *, is_new: bool) -> Config:
             mirror if "://" in mirror else str(BASE_DIR / Path(mirror).expanduser())
             for mirror in data["mirrors"]
         ]
-    if is_new and model.get("weights"):
-        model["weights"] = str(Path(model["weights"]).expanduser().absolute())
+    if model.get("weights"):
+        model["weights"] = absolute(model["weights"])
     return config | {"data": data, "model": model}
+
+
+def with_recorded_weights(wanted: Config, recorded: Config) -> Config:
+    """Return `wanted` with `model.weights` as recorded, if both name the same file.
+
+    Earlier versions recorded the path as it was typed.
+    """
+    before, now = (config["model"].get("weights") for config in (recorded, wanted))
+    if not before or not now or absolute(before) != absolute(now):
+        return wanted
+    return wanted | {"model": wanted["model"] | {"weights": before}}
+
+
+def absolute(path: str) -> str:
+    """Return an absolute path."""
+    return str(Path(path).expanduser().absolute())
 
 
 def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:
@@ -174,8 +188,6 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     The caller holds the run's lock.
     """
     before = run.status
-    if not run.is_config_intact:
-        restore_config(run)
     if not run.exists:
         run.create(config)
         run.write_status("running")
@@ -195,7 +207,7 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     if restart.checkpoint is None and path:
         restart = Restart(Path(path), initial_record(read_record(Path(path))))
     if restart.same_run:
-        check_pieces(run, restart.record)
+        check_recorded_files(run, restart.record)
     run.rewind(restart.record["event_files"] if restart.same_run else {})
     if config != recorded or not run.has_config_digest:
         run.write_config(config)
@@ -204,7 +216,10 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
 
 
 def restore_config(run: RunDirectory) -> None:
-    """Write a run's configuration again, as its newest valid checkpoint has it."""
+    """Rewrite config.yaml from the run's newest valid checkpoint.
+
+    Raises UserError if the file is damaged and there is no such checkpoint.
+    """
     for path in (run.last_checkpoint, run.previous_checkpoint, run.best_checkpoint):
         with suppress(UserError):
             run.write_config(read_record(path)["config"])
@@ -217,8 +232,11 @@ def restore_config(run: RunDirectory) -> None:
         )
 
 
-def check_pieces(run: RunDirectory, record: Mapping[str, Any]) -> None:
-    """Raise UserError unless the files that a checkpoint builds on are what they were then."""
+def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Raise UserError unless event files and best checkpoint match a checkpoint's record of them.
+
+    Event files may have grown since, and the best checkpoint may be a later one.
+    """
     for name, digest in record.get("event_digests", {}).items():
         path, size = run.path / name, record["event_files"][name]
         content = path.read_bytes()[:size] if path.is_file() else None

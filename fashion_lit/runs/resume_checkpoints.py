@@ -186,7 +186,7 @@ class ResumeCheckpoints(L.Callback):
             "event_files": {name: size for name, (size, _) in events.items()},
             "event_digests": {name: digest for name, (_, digest) in events.items()},
             "best_digest": best_digest(trainer),
-            IS_RESUMABLE: not (self._validation_due and self._best_is_ahead(trainer)),
+            IS_RESUMABLE: self._is_resumable(trainer),
         }
 
     @override
@@ -202,13 +202,16 @@ class ResumeCheckpoints(L.Callback):
         _datamodule(trainer).position = (epoch, batches_done)
         self._validation_due = validation_due
 
-    def _best_is_ahead(self, trainer: L.Trainer) -> bool:
-        """Whether a best checkpoint, which is saved after its validation, cannot repeat it exactly.
+    def _is_resumable(self, trainer: L.Trainer) -> bool:
+        """Return whether a run that resumes from a checkpoint saved now has the same result.
 
-        Early stopping would count the validation twice, and accumulated gradients would be missing.
+        A best checkpoint is saved after its validation, which a resumed run repeats: early stopping
+        would count it twice. Gradients that are accumulated for a step are in no checkpoint.
         """
+        if self._saving or not self._validation_due:
+            return True
         stops_early = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
-        return self._within_step or (stops_early and not self._saving)
+        return not self._within_step and not stops_early
 
     def _are_steps_due(self, trainer: L.Trainer) -> bool:
         steps = trainer.global_step - self._saved_step  # the same on every rank

@@ -204,7 +204,7 @@ def test_two_runs_are_compared_image_by_image(
     assert (tmp_path / "c" / "comparison.txt").read_text() in out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("group", "key", "value"),
     [("data", "device", "cuda"), ("trainer", "accelerator", "cuda"), ("trainer", "devices", 7)],

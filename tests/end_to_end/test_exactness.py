@@ -1,15 +1,12 @@
 """Results that a stop, a setting or a batch size must not change."""
 
-import os
-import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from test_interruptions import stop_at
 from test_kills import assert_equal, curves, training_state
 
-from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
 
@@ -24,44 +21,23 @@ ACCUMULATED = [
 ]
 
 
-def signal_at(monkeypatch: pytest.MonkeyPatch, step: str, count: int) -> None:
-    """Send this process SIGTERM in the `count`th call of a step method."""
-    original, calls = getattr(ImageClassifier, step), []
-
-    def stopping(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
-        calls.append(batch_idx)
-        if len(calls) == count:
-            signal.raise_signal(signal.SIGTERM)
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(ImageClassifier, step, stopping)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
 @pytest.mark.parametrize(
     ("step", "count"), [("validation_step", 5), ("validation_step", 3), ("training_step", 5)]
 )
 def test_a_stop_within_an_accumulated_step_is_exact(
-    step: str, count: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    step: str, count: int, train: Train, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(*ACCUMULATED)
     path = whole.path.with_name("stopped")
     with monkeypatch.context() as patch:
-        signal_at(patch, step, count)
-        config = [f"{key}" for key in small_settings()]
-        assert main([*config, *ACCUMULATED, f"run_dir={path.as_posix()}"]) == 143
+        stop_at(patch, step, count)
+        assert main([*small, *ACCUMULATED, f"run_dir={path.as_posix()}"]) == 130
     assert main([f"run_dir={path.as_posix()}"]) == 0
     run = RunDirectory(path)
     for name in ("last.ckpt", "best.ckpt"):
         states = [training_state(r.checkpoint_dir / name) for r in (run, whole)]
         assert_equal(*states, path=name)
     assert_equal(curves(run), curves(whole), path="curves")
-
-
-def small_settings() -> list[str]:
-    from conftest import SMALL  # type: ignore[import-not-found]
-
-    return list(SMALL)
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def record(run: RunDirectory, group: str, key: str, value: str) -> None:
         write_checkpoint(checkpoint, path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("group", "key", "message"),
     [
@@ -380,7 +380,7 @@ def test_a_run_on_a_missing_device_resumes_on_another_one_when_overridden(
     assert not list(copied_run.checkpoint_dir.glob("*.unusable"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_a_finished_run_is_tested_on_available_devices_with_a_notice(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,7 +110,7 @@ def test_missing_devices_are_refused(trainer: dict[str, object], message: str) -
         check_devices(trainer)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_a_missing_gpu_is_refused() -> None:
     for accelerator in ("gpu", "cuda"):
         with pytest.raises(UserError, match=f"for trainer.accelerator={accelerator}, but PyTorch"):
