@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError, with_exit_codes
-from fashion_lit.files import read_text, write_atomically
+from fashion_lit.files import write_atomically
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
 from fashion_lit.sweeps.ranking import Entry, Run, is_less_better, rank, read_runs, varied_settings
 from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
@@ -114,7 +116,7 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
             file=sys.stderr,
         )
         return code
-    metrics = json.loads(read_text(run_dir / "metrics.json"))
+    metrics = RunDirectory(run_dir).metrics
     opened["metrics"] = {k: metrics[k] for k in ("test/accuracy", "test/loss")}
     write_atomically(record, json.dumps(opened, indent=2) + "\n")
     return 0
@@ -125,10 +127,10 @@ def read_opened(record: Path) -> dict[str, Any] | None:
     if not record.exists():
         return None
     try:
-        opened = json.loads(read_text(record))
-        if not isinstance(opened, dict) or not isinstance(opened["job"], str):
-            raise TypeError("it names no job")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        opened = read_object(record)
+        if not isinstance(opened.get("job"), str):
+            raise UserError("it names no job")
+    except UserError as error:
         raise UserError(
             f"Expected a record of the sweep's test in {record}, but it cannot be read ({error}); "
             "look which run has test metrics, and delete the file only if there is none."

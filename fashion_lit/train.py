@@ -105,7 +105,7 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
 
     recorded = RunDirectory(Path(str(composed["run_dir"])))
     if composed["ckpt_path"] is None and not os.environ.get("FASHION_LIT_RUN_DIR"):
-        config = recorded.config if recorded.exists else composed
+        config = recorded.config if recorded.exists and recorded.is_config_intact else composed
         ignore_foreign_ranks(config.get("trainer", {}))
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import pruning_from_environment

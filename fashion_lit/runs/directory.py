@@ -24,10 +24,16 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fashion_lit.errors import UserError
-from fashion_lit.files import is_part, read_text, write_atomically
+from fashion_lit.files import is_part, write_atomically
+from fashion_lit.runs.records import (
+    is_intact,
+    read_metrics,
+    read_settings,
+    read_status,
+    read_text_of_run,
+    with_config_digest,
+)
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
-DIGEST_MARK = "# sha256: "  # config.yaml ends with this and the digest of all before it
 EVENT_FILES = "events.out.tfevents.*"
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
@@ -125,74 +131,93 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration, replacing an existing one."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_atomically(self.config_file, f"{text}{DIGEST_MARK}{digest}\n")
+        write_atomically(self.config_file, with_config_digest(text))
 
     @property
     def has_config_digest(self) -> bool:
         """Whether config.yaml ends with a digest; earlier versions wrote none."""
-        return self.exists and DIGEST_MARK.encode() in self.config_file.read_bytes()
+        try:
+            return is_intact(read_text_of_run(self.config_file)) is not None
+        except UserError:
+            return False
 
     @property
     def is_config_intact(self) -> bool:
-        """Whether config.yaml matches its digest.
-
-        Also True if an earlier version wrote it, without a digest, or if the directory has neither
-        config.yaml nor a checkpoint.
-        """
-        try:
-            content = self.config_file.read_bytes()
-        except OSError:
+        """Whether config.yaml is as the run wrote it; True if it has no checkpoint either."""
+        if not self.config_file.exists():
             return not (self.last_checkpoint.exists() or self.best_checkpoint.exists())
-        text, mark, digest = content.rpartition(DIGEST_MARK.encode())
-        if not mark:
-            return not self.status.get("has_config_digest", False)
-        return hashlib.sha256(text).hexdigest().encode() == digest.strip()
+        try:
+            return bool(self.config)
+        except UserError:
+            return False
 
     @property
     def config(self) -> dict[str, Any]:
-        """The recorded configuration; raises UserError if it cannot be read or is empty."""
-        try:
-            config = yaml.load(read_text(self.config_file), YAML_LOADER)
-        except Exception as error:
-            raise UserError(
-                f"Expected the settings of a run in {self.config_file}, but they cannot be read "
-                f"({str(error).splitlines()[0]}); restore the file, or use another directory."
-            ) from None
-        if not isinstance(config, dict) or not config:
-            raise UserError(
-                f"Expected the settings of a run in {self.config_file}, but it has none; restore "
-                "the file, or use another directory."
-            )
-        return {str(key): value for key, value in config.items()}
+        """The recorded configuration; raises UserError if it is damaged."""
+        needs_digest = self.status.get("has_config_digest", False)
+        return read_settings(self.config_file, needs_digest=needs_digest)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The recorded metrics, {name: value}."""
-        return json.loads(read_text(self.metrics_file))
+        """The recorded metrics, {name: value}; raises UserError if they are damaged."""
+        metrics = read_metrics(self.metrics_file)
+        expected = self.status.get("files", {}).get(self.metrics_file.name)
+        if expected is not None and digest_of_file(self.metrics_file) != expected:
+            raise UserError(
+                f"Expected {self.metrics_file} as the run wrote it, but it was changed since."
+            )
+        return metrics
 
     @property
     def status(self) -> dict[str, Any]:
-        """The recorded status, or {} if there is none.
+        """The recorded status, or {} if there is none or it is damaged.
 
         Keys: "state"; "epoch" and "step", the numbers completed, and the "seconds" they took;
-        "reason" of a stop or failure; "host" and "process" (its id) that train or trained last.
+        "reason" of a stop or failure; "host" and "process" (its id) that train or trained last;
+        "source_digest", the SHA-256 of the checkpoint that the run started from; of a finished run
+        "files", the SHA-256 of its result's files by their path in the directory.
         """
         try:
-            status = json.loads(read_text(self.status_file))
-        except (OSError, ValueError):
+            return read_status(self.status_file)
+        except UserError:
             return {}
-        return status if isinstance(status, dict) and "state" in status else {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run is finished, and its configuration and metrics are intact."""
+        if self.status.get("state") != "finished":
+            return False
+        try:
+            return bool(self.config) and "val/accuracy" in self.metrics
+        except UserError:
+            return False
+
+    def changed_files(self) -> list[str]:
+        """Describe the files of a finished run's result that are missing or were changed since."""
+        found = []
+        for name, digest in self.status.get("files", {}).items():
+            path = self.path / name
+            if not path.is_file():
+                found.append(f"{name} is missing")
+            elif digest_of_file(path) != digest:
+                found.append(f"{name} was changed")
+        return found
 
     def write_status(
-        self, state: State, *, progress: Mapping[str, float] | None = None, reason: str = ""
+        self,
+        state: State,
+        *,
+        progress: Mapping[str, float] | None = None,
+        reason: str = "",
+        source_digest: str | None = None,
     ) -> None:
-        """Write the status; without `progress`, keep the recorded one.
+        """Write the status; without `progress` or `source_digest`, keep the recorded one.
 
         Args:
             state: the run's state.
             progress: "epoch" and "step", the numbers completed, and the "seconds" they took.
             reason: why the run stopped or failed.
+            source_digest: the SHA-256 of the checkpoint that the run started from.
         """
         before = self.status
         status = {
@@ -202,7 +227,16 @@ class RunDirectory:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "has_config_digest": before.get("has_config_digest", False) or self.has_config_digest,
+            "source_digest": source_digest or before.get("source_digest"),
         }
+        if state == "finished":
+            events = sorted(self.path.glob(EVENT_FILES))
+            result = [self.metrics_file, self.best_checkpoint, self.last_checkpoint, *events]
+            status["files"] = {
+                path.relative_to(self.path).as_posix(): digest_of_file(path)
+                for path in result
+                if path.is_file()
+            }
         write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -230,6 +264,12 @@ class RunDirectory:
         plain = all(c.isalnum() or c in "/._-:~" for c in text)
         override = f"run_dir={text}" if plain else f'run_dir="{text}"'
         return quote_command("fashion-lit", "train", override)
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quote_command(*words: str) -> str:

@@ -1,12 +1,18 @@
 """The TensorBoard logger of a run, which writes events into the run directory."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from fashion_lit.runs.directory import EVENT_FILES
@@ -26,7 +32,27 @@ class RunLogger(TensorBoardLogger):
         self.run_dir = run_dir
         self.has_earlier_events = any(run_dir.glob(EVENT_FILES))
         self._hashed: dict[Path, tuple[int, Any]] = {}  # bytes so far, and their SHA-256
+        self._writer: SummaryWriter | None = None
         self.trainer: Trainer | None = None  # its global_step is the x value of all curves
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer of this process's event file.
+
+        TensorBoard reads the files of a directory in the order of the times in their names. If the
+        clock was set back since an earlier file was created, the time in this one's name is a
+        second after that file's instead.
+        """
+        if self._writer is None:
+            names = [path.name.split(".") for path in self.run_dir.glob(EVENT_FILES)]
+            times = [int(parts[3]) + 1 for parts in names if parts[3].isdecimal()]
+            calls = iter([max([time.time(), *times])])  # the first call names the file
+            clock = SimpleNamespace(time=lambda: next(calls, None) or time.time())
+            with patch.object(event_file_writer, "time", clock):
+                self._writer = SummaryWriter(str(self.run_dir))
+        return self._writer
 
     def flush(self) -> dict[str, tuple[int, str]]:
         """Write all events to disk; return the event files' sizes in bytes and SHA-256, by name."""

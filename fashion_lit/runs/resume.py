@@ -3,11 +3,9 @@
 `resolve_run_config` is called before anything is built, then `open_run` under the run's lock.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,14 @@ from fashion_lit.config.settings import (
 from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
-from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, digest_of, read_checkpoint
+from fashion_lit.runs.directory import RunDirectory, digest_of_file
+from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, read_checkpoint
+from fashion_lit.runs.lost_files import (
+    check_recorded_files,
+    check_result,
+    check_source,
+    restore_config,
+)
 
 # The environment variables by which the first process of a DDP run passes its directory and its
 # checkpoint to the processes that Lightning starts.
@@ -188,24 +192,27 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     The caller holds the run's lock.
     """
     before = run.status
+    source = Path(config["ckpt_path"]) if config["ckpt_path"] else None
     if not run.exists:
+        restart = restart_from(source) if source else Restart()
         run.create(config)
-        run.write_status("running")
-        path = config["ckpt_path"]
-        return Restart(Path(path), initial_record(read_record(Path(path)))) if path else Restart()
+        run.write_status("running", source_digest=digest_of_file(source) if source else None)
+        return restart
     recorded = run.config
     check_resumable(recorded, config, f"the run in {run.path}")
-    if is_trained(run, config) and (not config["test"] or "test/accuracy" in run.metrics):
-        return None
+    if is_trained(run, config):
+        check_result(run)
+        if run.is_complete and (not config["test"] or "test/accuracy" in run.metrics):
+            return None
     if before.get("state") == "running":
         print(
             f"Process {before['process']} on {before['host']} was training this run and ended "
             "without recording why."
         )
     restart = find_restart(run, config)
-    path = config["ckpt_path"]
-    if restart.checkpoint is None and path:
-        restart = Restart(Path(path), initial_record(read_record(Path(path))))
+    if restart.checkpoint is None and source:
+        restart = restart_from(source)
+        check_source(run, source)
     if restart.same_run:
         check_recorded_files(run, restart.record)
     run.rewind(restart.record["event_files"] if restart.same_run else {})
@@ -215,65 +222,17 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     return restart
 
 
-def restore_config(run: RunDirectory) -> None:
-    """Rewrite config.yaml from the run's newest valid checkpoint.
-
-    Raises UserError if the file is damaged and there is no such checkpoint.
-    """
-    for path in (run.last_checkpoint, run.previous_checkpoint, run.best_checkpoint):
-        with suppress(UserError):
-            run.write_config(read_record(path)["config"])
-            print(f"{run.config_file} was missing or damaged; {path.name} has restored it.")
-            return
-    if run.config_file.exists():
-        raise UserError(
-            f"Expected the settings of a run in {run.config_file}, but the file is damaged, and no "
-            "checkpoint has them; restore it, or use another directory."
-        )
-
-
-def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
-    """Raise UserError unless event files and best checkpoint match a checkpoint's record of them.
-
-    Event files may have grown since, and the best checkpoint may be a later one.
-    """
-    for name, digest in record.get("event_digests", {}).items():
-        path, size = run.path / name, record["event_files"][name]
-        content = path.read_bytes()[:size] if path.is_file() else None
-        if content is None or hashlib.sha256(content).hexdigest() != digest:
-            state = "is missing" if content is None else "was changed"
-            raise UserError(
-                f"Expected the curves of this run in {path}, but it {state}; restore it, or start "
-                f"a new run from here: ckpt_path={run.last_checkpoint.as_posix()}."
-            )
-    if record.get("best_digest") is None:
-        return
-    best = run.best_checkpoint
-    try:
-        found = read_record(best)
-        is_same = digest_of(best) == record["best_digest"]
-        is_later = found["steps_done"] >= record["steps_done"]  # it will be written again
-        if is_same or is_later:
-            return
-        state = "is an older one"
-    except UserError as error:
-        state = f"cannot be used ({error})"
-    raise UserError(
-        f"Expected the best checkpoint so far in {best}, but it {state}; restore it, or delete "
-        f"{run.checkpoint_dir} to train from the beginning."
-    )
-
-
 def is_trained(run: RunDirectory, config: Config) -> bool:
     """Return whether a run is finished and `config` asks for no more epochs."""
     more_epochs = config["trainer"]["max_epochs"] > run.config["trainer"]["max_epochs"]
     return run.status.get("state") == "finished" and not more_epochs
 
 
-def initial_record(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a record that a new run takes over: no elapsed time, no early stop."""
+def restart_from(source: Path) -> Restart:
+    """Return where a new run starts, from a checkpoint of another: without its elapsed time."""
+    record = read_record(source)
     kept = ("metrics", "environment", "epochs_done", "steps_done")
-    return {key: record[key] for key in kept}
+    return Restart(source, {key: record[key] for key in kept})
 
 
 def restart_from_environment(run: RunDirectory, config: Config) -> Restart:

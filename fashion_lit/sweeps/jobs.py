@@ -73,16 +73,8 @@ def _folder_name(words: Sequence[str]) -> str:
 
 
 def is_finished(run: RunDirectory) -> bool:
-    """Whether a job's run is finished."""
-    return run.exists and run.status.get("state") == "finished"
-
-
-def describe_finished(run: RunDirectory) -> str:
-    """Describe a finished run in a few words."""
-    try:
-        return f"finished before, validation accuracy {run.metrics['val/accuracy']:.2%}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"finished before, but {run.metrics_file.name} is damaged ({error})"
+    """Whether a job's run is finished, and its metrics can be read."""
+    return run.exists and run.is_complete
 
 
 class Queue(JobSource):
@@ -116,8 +108,11 @@ class Queue(JobSource):
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             if is_finished(job.run):
+                accuracy = job.run.metrics["val/accuracy"]
                 print(
-                    f"{job.title}: {job.run.path.name}\n  {describe_finished(job.run)}", flush=True
+                    f"{job.title}: {job.run.path.name}\n"
+                    f"  finished before, validation accuracy {accuracy:.2%}",
+                    flush=True,
                 )
             elif job.run.exists and job.run.is_locked():
                 self._waiting.append(job)

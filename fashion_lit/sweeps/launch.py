@@ -66,21 +66,15 @@ def build_launcher(config: Config) -> Launcher:
     return LAUNCHERS[arguments.pop("name")](**arguments)
 
 
-def validation_accuracy(run: RunDirectory) -> float | None:
-    """Return a finished run's validation accuracy; None if its metrics cannot be read."""
-    try:
-        return float(run.metrics["val/accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
     """Print the state of each job of a multirun, the best first, and the sweep's directory."""
     lines = []
     for run in runs:
         status = (run.status if run.exists else {}) or {"state": "not begun"}
         state = str(status["state"])
-        accuracy = validation_accuracy(run) if state == "finished" else None
+        if state == "finished" and not run.is_complete:
+            state = "damaged"
+        accuracy = run.metrics["val/accuracy"] if state == "finished" else None
         percent = f"{'-':>6}" if accuracy is None else f"{100 * accuracy:6.2f}"
         reason = f"  {status['reason']}" if status.get("reason") else ""
         lines.append((accuracy or 0.0, f"{percent}  {state:<11}  {run.path.name}{reason}"))

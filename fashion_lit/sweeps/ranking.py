@@ -91,17 +91,13 @@ def read_run(folder: Path) -> Run:
         if not status:
             return Run(folder, {}, {}, "damaged", f"no readable {run.status_file.name}")
         state = str(status["state"])
-        metrics = {k: float(v) for k, v in run.metrics.items()} if state == "finished" else {}
+        metrics = run.metrics if state == "finished" else {}
         note = "" if state == "finished" else _describe_progress(status, config)
         if state == "running" and not run.is_locked():
             state = "killed"
         return Run(folder, settings, metrics, state, note)
-    except FileNotFoundError as error:
-        return Run(folder, {}, {}, "damaged", f"no {Path(error.filename).name}")
-    except UserError as error:
+    except (UserError, OSError) as error:
         return Run(folder, {}, {}, "damaged", str(error))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(folder, {}, {}, "damaged", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:

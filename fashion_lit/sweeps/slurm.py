@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import write_atomically
+from fashion_lit.runs.records import read_object
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
 
@@ -100,7 +101,7 @@ class SlurmLauncher(Launcher):
         folder = jobs[0].run.path.parent / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         record = folder / "jobs.json"
-        known: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+        known: dict[str, str] = read_object(record) if record.exists() else {}
         queued = read_queue()
         found = {known[job.run.path.name]: job for job in jobs if job.run.path.name in known}
         found = {number: job for number, job in found.items() if number in queued}

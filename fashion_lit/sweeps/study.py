@@ -154,7 +154,7 @@ class Trials(JobSource):
     def _record(self, trial: "optuna.Trial", job: Job) -> bool:
         """Record the result of a trial's run in the study; return whether the run has ended."""
         state = job.run.status.get("state") if job.run.exists else None
-        if state == "finished":
+        if state == "finished" and job.run.is_complete:
             self._end(trial, "COMPLETE", job.run.metrics[METRIC])
         elif state in ("pruned", "failed"):
             self._end(trial, "PRUNED" if state == "pruned" else "FAIL")

@@ -12,7 +12,12 @@ from fashion_lit.runs.directory import RunDirectory
 
 
 def test_configuration_is_recorded_and_read_back(tmp_path: Path) -> None:
-    config = {"seed": 0, "optimizer": {"lr": 1e-05, "betas": [0.9, 0.999]}, "model": {"w": None}}
+    config = {
+        "seed": 0,
+        "optimizer": {"lr": 1e-05, "betas": [0.9, 0.999]},
+        "model": {"w": None},
+        "trainer": {"max_epochs": 2},
+    }
     run = RunDirectory(tmp_path / "a" / "run")
     with run.lock():
         assert not run.exists
@@ -90,7 +95,8 @@ def test_status_keeps_its_progress(tmp_path: Path) -> None:
     progress = {"epoch": 3, "step": 120, "seconds": 7.5}
     progress = {"state": "failed", "reason": "out of memory", **progress}
     assert progress.items() <= run.status.items()
-    assert run.status.keys() - progress.keys() == {"host", "process", "has_config_digest"}
+    others = {"host", "process", "has_config_digest", "source_digest"}
+    assert run.status.keys() - progress.keys() == others
     assert json.loads(run.status_file.read_text()) == run.status
 
 

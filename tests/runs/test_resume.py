@@ -10,17 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from fashion_lit.config.compose import amend
 from fashion_lit.config.settings import check_resumable, differences
-from fashion_lit.errors import UserError
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.integrity import with_digest
 from fashion_lit.runs.resume import find_restart
+from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.train import main
 
 CONFIG = {
@@ -336,9 +338,9 @@ def test_a_run_of_a_gpu_resumes_and_is_tested_without_one(
 ) -> None:
     metrics = copied_run.metrics
     copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
-    copied_run.write_status("finished" if finished else "interrupted")
     for path in (copied_run.best_checkpoint, copied_run.last_checkpoint):
         tag_as_of_a_gpu(path)
+    copied_run.write_status("finished" if finished else "interrupted")
     assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
     assert copied_run.status["state"] == "finished"
     assert copied_run.metrics["test/accuracy"] == metrics["test/accuracy"]
@@ -386,9 +388,9 @@ def test_a_finished_run_is_tested_on_available_devices_with_a_notice(
 ) -> None:
     metrics = copied_run.metrics
     copied_run.write_metrics({k: v for k, v in metrics.items() if not k.startswith("test/")})
-    copied_run.write_status("finished")
     record(copied_run, "trainer", "accelerator", "cuda")
     record(copied_run, "data", "device", "cuda")
+    copied_run.write_status("finished")
     assert main([f"run_dir={copied_run.path.as_posix()}", "test=true"]) == 0
     notice = "This machine lacks the run's devices; the run is evaluated on "
     assert notice in capsys.readouterr().out
@@ -414,3 +416,58 @@ def test_threads_count_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(environment(trainer))
     assert found[0].keys() - found[1].keys() == {"threads"}
     assert [described["device"] for described in found] == ["cpu", "H100"]
+
+
+@pytest.mark.parametrize("piece", ["best", "events", "metrics"])
+@pytest.mark.parametrize("how", ["deleted", "changed"])
+def test_a_finished_runs_lost_piece_is_restored_or_named(
+    piece: str,
+    how: str,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(finished_run.path, run.path)
+    (events,) = run.path.glob("events.*")
+    path = {"best": run.best_checkpoint, "events": events, "metrics": run.metrics_file}[piece]
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"0.", b"1.", 1) + b" ")
+    code = main([f"run_dir={run.path.as_posix()}"])
+    output = capsys.readouterr()
+    assert path.name in output.out + output.err
+    if piece == "metrics":
+        clocks = ("seconds", "train/images_per_second", "max_allocated_gib", "max_reserved_gib")
+        assert code == 0
+        found, expected = (
+            {k: v for k, v in r.metrics.items() if k not in clocks} for r in (run, finished_run)
+        )
+        assert found == expected
+    else:
+        assert code == 2
+
+
+def test_a_run_starts_again_only_from_the_checkpoint_it_started_from(
+    train: Callable[..., RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["scheduler=constant", "test=false"]
+    first, other = train(*settings), train(*settings, "seed=1")
+    source = tmp_path / "source.ckpt"
+    shutil.copy(first.last_checkpoint, source)
+    run = RunDirectory(tmp_path / "second")
+    command = [f"run_dir={run.path.as_posix()}", f"ckpt_path={source.as_posix()}"]
+    with mock.patch.object(ResumeCheckpoints, "on_train_start", side_effect=Stopped(15)):
+        assert main([*command, "trainer.max_epochs=2"]) == 143  # before its first checkpoint
+    assert run.exists
+    assert not run.checkpoint_dir.exists()
+    shutil.copy(other.last_checkpoint, source)
+    capsys.readouterr()
+    assert main([f"run_dir={run.path.as_posix()}"]) == 2
+    assert str(source) in capsys.readouterr().err
+    source.unlink()
+    assert main([f"run_dir={run.path.as_posix()}"]) == 2
+    assert str(source) in capsys.readouterr().err
+    shutil.copy(first.last_checkpoint, source)
+    assert main([f"run_dir={run.path.as_posix()}"]) == 0

@@ -150,7 +150,7 @@ def make_job(folder: Path, state: str | None) -> Job:
     run = RunDirectory(folder)
     if state:
         folder.mkdir()
-        run.create({"seed": 0})
+        run.create({"seed": 0, **CONFIG})
         run.write_status(state, progress={"epoch": 1})  # type: ignore[arg-type]
         run.write_metrics({"val/accuracy": 0.5})
     return Job(run, (), CONFIG, title=folder.name)

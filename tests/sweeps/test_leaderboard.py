@@ -164,7 +164,7 @@ def test_unfinished_damaged_and_foreign_directories_are_reported(
     not_ranked = out[out.index("Not ranked:") :]
     assert "- foreign: no config.yaml" in not_ranked
     assert "- half: Expected the settings of a run in" in not_ranked
-    assert "- no metrics: JSONDecodeError" in not_ranked
+    assert "- no metrics: Expected JSON in" in not_ranked
     ranks = pd.read_csv(sweep / "leaderboard.csv")["rank"]
     assert list(ranks.dropna()) == list(range(1, 7))
 

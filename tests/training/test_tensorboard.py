@@ -1,6 +1,8 @@
 """Figures and scalars logged in addition to the epoch's scalars."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from fashion_lit.data.randomness import generator
 from fashion_lit.evaluation.figures import surest_mistakes
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.logger import RunLogger
 from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
 
 
@@ -81,3 +84,15 @@ def test_gradient_norms_are_unscaled_under_fp16(fused: bool) -> None:
     assert weight.grad / gradient_scale(trainer, optimizer) == pytest.approx(3)
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace())  # fp32, bf16
     assert gradient_scale(trainer, optimizer) == 1.0
+
+
+def test_a_clock_that_is_set_back_keeps_the_order_of_the_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, now in enumerate((2e9, 1e9, 1.5e9)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        logger = RunLogger(tmp_path / "$HOME")
+        logger.log_metrics({"loss": 1.0}, step)
+        logger.experiment.close()
+    events = EventAccumulator(str(tmp_path / "$HOME")).Reload()
+    assert [point.step for point in events.Scalars("loss")] == [0, 1, 2]

@@ -1,0 +1,96 @@
+"""Notice files of a run that were lost or changed, before the run goes on.
+
+A run goes on if its result stays the same, and is refused otherwise.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fashion_lit.errors import UserError
+from fashion_lit.runs.directory import RunDirectory, digest_of_file
+from fashion_lit.runs.integrity import RECORD, digest_of, read_checkpoint
+
+
+def restore_config(run: RunDirectory) -> None:
+    """Rewrite config.yaml from the run's newest valid checkpoint.
+
+    Raises UserError if the file is damaged and there is no such checkpoint.
+    """
+    for path in (run.last_checkpoint, run.previous_checkpoint, run.best_checkpoint):
+        with suppress(UserError):
+            run.write_config(read_checkpoint(path)[RECORD]["config"])
+            print(f"{run.config_file} was missing or damaged; {path.name} has restored it.")
+            return
+    if run.config_file.exists():
+        raise UserError(
+            f"Expected the settings of a run in {run.config_file}, but the file is damaged, and no "
+            "checkpoint has them; restore it, or use another directory."
+        )
+
+
+def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Raise UserError unless event files and best checkpoint match a checkpoint's record of them.
+
+    Event files may have grown since, and the best checkpoint may be a later one.
+    """
+    for name, digest in record.get("event_digests", {}).items():
+        path, size = run.path / name, record["event_files"][name]
+        content = path.read_bytes()[:size] if path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            state = "is missing" if content is None else "was changed"
+            raise UserError(
+                f"Expected the curves of this run in {path}, but it {state}; restore it, or start "
+                f"a new run from here: ckpt_path={run.last_checkpoint.as_posix()}."
+            )
+    if record.get("best_digest") is None:
+        return
+    best = run.best_checkpoint
+    try:
+        found = read_checkpoint(best)[RECORD]
+        is_same = digest_of(best) == record["best_digest"]
+        is_later = found["steps_done"] >= record["steps_done"]  # it will be written again
+        if is_same or is_later:
+            return
+        state = "is an older one"
+    except UserError as error:
+        state = f"cannot be used ({error})"
+    raise UserError(
+        f"Expected the best checkpoint so far in {best}, but it {state}; restore it, or delete "
+        f"{run.checkpoint_dir} to train from the beginning."
+    )
+
+
+def check_result(run: RunDirectory) -> None:
+    """Raise UserError unless a finished run's files are as they were written.
+
+    Metrics can be written again, and the last checkpoint is only needed to train more epochs, so
+    their loss is only announced.
+    """
+    last = run.last_checkpoint.relative_to(run.path).as_posix()
+    changed = [text for text in run.changed_files() if not text.startswith(run.metrics_file.name)]
+    if lost := [text for text in changed if text != f"{last} is missing"]:
+        raise UserError(
+            f"Expected the files of the finished run in {run.path} as it wrote them, but "
+            f"{'; '.join(lost)}; restore them, or train again in another directory."
+        )
+    if changed:
+        print(f"{last} is missing, so this run cannot be trained for more epochs.")
+    if not run.is_complete:
+        print(f"{run.metrics_file} is missing or damaged; it will be written again.")
+
+
+def check_source(run: RunDirectory, source: Path) -> None:
+    """Raise UserError unless the checkpoint that a run started from is still the same."""
+    expected = run.status.get("source_digest")
+    if expected is None:
+        print(f"Starting again from {source}, whose digest was not recorded.", file=sys.stderr)
+    elif digest_of_file(source) != expected:
+        raise UserError(
+            f"Expected the checkpoint that this run started from in {source}, but the file was "
+            f"changed since, and the run has no checkpoint of its own; restore it, or start "
+            "another run."
+        )
