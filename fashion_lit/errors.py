@@ -5,6 +5,10 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
+from fashion_lit.text import shorten
+
+MAX_MESSAGE = 1000  # characters; a longer one repeats what was typed
+
 
 class UserError(ValueError):
     """An error that the user can fix.
@@ -42,7 +46,8 @@ def with_exit_codes(main: Callable[[list[str]], int]) -> Callable[[list[str]], i
         try:
             return main(arguments)
         except UserError as error:
-            print(f"fashion-lit {command}: {error}", file=sys.stderr)
+            message = shorten(str(error), MAX_MESSAGE)
+            print(f"fashion-lit {command}: {message}", file=sys.stderr)
             return 2
         except Stopped as stop:
             return stop.exit_code

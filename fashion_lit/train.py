@@ -120,11 +120,13 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     run_job(config, run, signals, pruning_from_environment())
 
 
-def ignore_foreign_ranks(trainer: Mapping[str, Any]) -> None:
+def ignore_foreign_ranks(trainer: Any) -> None:
     """Remove variables that number the processes of a run from a run of one process.
 
     A shell or a cluster's job may have left them. Lightning reads them when it is imported.
     """
+    if not isinstance(trainer, Mapping):
+        return  # which is refused later
     if trainer.get("devices", 1) not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1:
         return
     given = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}

@@ -32,6 +32,14 @@ SMALL = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the arguments of the tests that draw at random."""
+    group = parser.getgroup("random tests", "for tests/end_to_end/test_random.py")
+    group.addoption("--random-seed", type=int, default=0, help="seed of the draws")
+    group.addoption("--fault-rounds", type=int, default=60, help="rounds of the fault walker")
+    group.addoption("--setting-draws", type=int, default=250, help="draws of the settings fuzzer")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def default_signals() -> Iterator[None]:
     """Undo what nohup and background shells make tests inherit: ignored signals."""

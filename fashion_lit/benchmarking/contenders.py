@@ -82,7 +82,7 @@ def configure(effort: Effort, *overrides: str) -> Config:
     """Compose and check a run's configuration; raises UserError if it is invalid."""
     given = [f"data={effort.data}", "test=false", *overrides, *effort.overrides]
     (config,) = compose_jobs(prepare_overrides(given), multirun=False)
-    check(config)
+    config = check(config)
     check_devices(config["trainer"], config["data"]["device"])
     return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
 

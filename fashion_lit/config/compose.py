@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fashion_lit.config.explain import did_you_mean
 from fashion_lit.config.settings import LOCATION_KEYS, Config
 from fashion_lit.errors import UserError
+from fashion_lit.text import shorten
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
@@ -93,9 +94,9 @@ def parse_override(text: str) -> Override:
     """Parse an override such as `key=value`; raise UserError if it is malformed."""
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException:
+    except (HydraException, ValueError):
         raise UserError(
-            f"Expected an override of the form key=value, but got `{text}`; quote special "
+            f"Expected an override of the form key=value, but got `{shorten(text)}`; quote special "
             "characters, as in 'run_dir=\"a=b\"', and write lists without spaces, as in "
             "key=[1,2]."
         ) from None
@@ -163,7 +164,13 @@ def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _compose_job(overrides: list[str]) -> Config:
-    config = compose("train", overrides=overrides, return_hydra_config=True)
+    try:
+        config = compose("train", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # Hydra lets through what its parts raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"Expected settings that Hydra can compose, but: {reason}") from None
     instance: Any = HydraConfig.instance()
     previous = instance.cfg
     instance.set_config(config)  # for interpolations such as ${hydra:runtime.choices.model}

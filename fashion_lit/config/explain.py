@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fashion_lit.text import shorten
+
 
 def explain(
     error: ValidationError,
@@ -50,7 +52,7 @@ def explain(
             f"Expected a value for `{missing}`, but it is missing; fashion-lit train --cfg job "
             "shows all settings."
         )
-    return f"Expected `{path}` to be {expectation}, but got {value!r}."
+    return f"Expected `{path}` to be {expectation}, but got {shorten(repr(value))}."
 
 
 def _locate(config: Mapping[str, Any], location: Sequence[int | str]) -> tuple[str, Any]:
@@ -83,6 +85,7 @@ def _expectation(detail: Mapping[str, Any]) -> str:
         "finite_number": "a finite number",
         "bool_type": "true or false",
         "string_type": "text",
+        "string_pattern_mismatch": "a time as DD:HH:MM:SS",
         "list_type": "a list",
         "tuple_type": "a list",
         "too_short": "a list of at least {min_length} values",
@@ -90,6 +93,8 @@ def _expectation(detail: Mapping[str, Any]) -> str:
         "model_type": "a group of settings",
         "none_required": "null",
     }
+    if kind == "literal_error" and " or " not in context["expected"]:
+        return context["expected"]
     message = str(detail["msg"])
     return phrases[kind].format(**context) if kind in phrases else message[:1].lower() + message[1:]
 

@@ -6,10 +6,9 @@ keyword-only arguments of the function or class that `name` selects, with their 
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, get_type_hints
 
-import lightning as L
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,6 +21,7 @@ from pydantic import (
 
 from fashion_lit.config.explain import did_you_mean, explain
 from fashion_lit.config.settings import Config
+from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings, check_trainer
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule, check_val_size
 from fashion_lit.data.fashion_mnist import FashionMNIST
@@ -32,36 +32,31 @@ from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.text import shorten
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
-# Trainer arguments that this project sets itself, and what to use instead.
-OWN_TRAINER_KEYS = {
-    "barebones": "trainer.enable_progress_bar=false",
-    "callbacks": "the Python API",
-    "default_root_dir": "run_dir=DIR",
-    "enable_autolog_hparams": "TensorBoard's HPARAMS tab (always written)",
-    "enable_checkpointing": "the run directory's checkpoints (always written)",
-    "fast_dev_run": "debug=one_batch",
-    "logger": "TensorBoard (always written)",
-    "model_registry": "the run directory's checkpoints",
-    "plugins": "precision= or trainer.strategy=",
-    "use_distributed_sampler": "trainer.devices=N (each rank draws its own share)",
-}
 Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model
 NonEmptyText = Annotated[str, Field(min_length=1)]
-COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
 
 
-def check(config: Config) -> None:
-    """Raise UserError unless the settings are valid, individually and in combination."""
-    validate(config, run_schema(config))
-    check_combinations(config)
+def check(config: Config) -> Config:
+    """Return the settings with the types of their schema, such as 1.0 for an `lr` of 1.
+
+    Raises UserError unless they are valid, individually and in combination.
+    """
+    typed = validate(config, run_schema(config))
+    check_combinations(typed)
+    return typed
 
 
-def validate(config: Config, schema: type[BaseModel]) -> None:
-    """Raise UserError, with the most similar valid name if any, unless `config` fits `schema`."""
+def validate(config: Config, schema: type[BaseModel]) -> Config:
+    """Return `config` with the types of `schema`.
+
+    Raises UserError, with the most similar valid name if any, unless it fits.
+    """
     try:
-        schema.model_validate_json(json.dumps(config), strict=True)
+        model = schema.model_validate_json(json.dumps(config), strict=True)
+        return model.model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
         reserved = {f"trainer.{key}": instead for key, instead in OWN_TRAINER_KEYS.items()}
         raise UserError(explain(error, config, schema, reserved)) from None
@@ -87,7 +82,7 @@ def run_schema(config: Config) -> type[BaseModel]:
         augment=(object_schema(**keyword_fields(Augment)), ...),
         optimizer=(named_schema(keyword_fields(optimizer)), ...),
         scheduler=(named_schema(keyword_fields(scheduler)), ...),
-        trainer=(object_schema(**trainer_fields()), ...),
+        trainer=(TrainerSettings, ...),
     )
 
 
@@ -108,16 +103,6 @@ def model_fields(config: Config) -> Fields:
     return fields
 
 
-def trainer_fields() -> Fields:
-    """Return the fields of `trainer`: Lightning's arguments, and `compile`."""
-    fields = keyword_fields(L.Trainer, exclude=OWN_TRAINER_KEYS)
-    precisions = fields["precision"][0]
-    fields["precision"] = (Literal["auto", "tf32"] | precisions, ...)
-    fields["max_epochs"] = (PositiveInt, ...)
-    fields["compile"] = (bool | Literal[COMPILE_MODES], False)  # pyright: ignore[reportInvalidTypeForm]
-    return fields
-
-
 def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
     """Return the `name` of the group at a dotted path; raise UserError unless in `choices`."""
     node: Any = config
@@ -125,16 +110,16 @@ def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
         node = node.get(key) if isinstance(node, dict) else None
     if not isinstance(node, dict):
         raise UserError(
-            f"Expected `{path}` to be a group of settings, but got {node!r}; choose one "
-            f"with {path.split('.')[0]}=NAME."
+            f"Expected `{path}` to be a group of settings, but got {shorten(repr(node))}; choose "
+            f"one with {path.split('.')[0]}=NAME."
         )
     name = node.get("name")
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         raise UserError(
-            f"Expected `{path}.name` to be one of {', '.join(sorted(choices))}, but got {name!r}"
-            f"{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
+            f"Expected `{path}.name` to be one of {', '.join(sorted(choices))}, but got "
+            f"{shorten(repr(name))}{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
         )
-    return str(name)
+    return name
 
 
 def keyword_fields(
@@ -216,31 +201,13 @@ def check_combinations(config: Config) -> None:
             "`model.weights` is a file of pretrained weights, but model.pretrained is false; "
             "set it to true, or remove model.weights."
         )
-    check_trainer(trainer)
-
-
-def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError for settings of `trainer` that are valid individually but not together."""
-    num_epochs = trainer["max_epochs"]
-    if str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise UserError(
-            f"Expected `trainer.strategy` to be one that trains in this process, but got "
-            f"{trainer['strategy']!r}, whose results stay in its child processes; use ddp."
-        )
-    if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
-        raise UserError(
-            f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
-            f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "
-            "overwrite the gradients of the previous batch; use trainer.compile=true."
-        )
-    if trainer.get("limit_val_batches") == 0:
-        raise UserError(
-            "Expected `trainer.limit_val_batches` to be more than 0, but got 0: the best "
-            "checkpoint is selected on validation images."
-        )
-    if (trainer.get("check_val_every_n_epoch") or 1) > num_epochs:
-        raise UserError(
-            "Expected `trainer.check_val_every_n_epoch` to be at most trainer.max_epochs="
-            f"{num_epochs}, but got {trainer['check_val_every_n_epoch']}: the best checkpoint is "
-            "selected on validation images."
-        )
+    num_ranks = trainer["devices"] if isinstance(trainer.get("devices"), int) else 1
+    num_images = num_train // max(1, num_ranks)
+    single_last = data["batch_size"] > 1 and num_images % data["batch_size"] == 1
+    num_test = data.get("num_test", FashionMNIST.num_test)
+    num_val = num_test if data["validate_on_test"] else data["val_size"]
+    num_batches = {"train": -(-(num_images - single_last) // data["batch_size"])}
+    num_batches["val"] = -(-num_val // data["eval_batch_size"])
+    if config["test"]:
+        num_batches["test"] = -(-num_test // data["eval_batch_size"])
+    check_trainer(trainer, num_batches)

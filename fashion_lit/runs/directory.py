@@ -143,9 +143,10 @@ class RunDirectory:
 
     @property
     def is_config_intact(self) -> bool:
-        """Whether config.yaml is as the run wrote it; True if it has no checkpoint either."""
+        """Whether config.yaml is as the run wrote it; True if there is no run."""
         if not self.config_file.exists():
-            return not (self.last_checkpoint.exists() or self.best_checkpoint.exists())
+            files = (self.last_checkpoint, self.best_checkpoint, self.status_file)
+            return not any(path.exists() for path in files)
         try:
             return bool(self.config)
         except UserError:

@@ -10,8 +10,10 @@ the file, holds the SHA-256 of all bytes before it.
 
 import hashlib
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -63,7 +65,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"Expected a checkpoint, but there is no file {path}.")
     data = path.read_bytes()
     is_right = has_right_digest(data)
-    if is_right is False or (is_right is None and not _is_valid_archive(path)):
+    if is_right is False or not _is_valid_archive(path, checksums=is_right is None):
         raise UserError(
             f"Expected a checkpoint, but {path} ({len(data):,} bytes) is damaged or not one."
         )
@@ -83,6 +85,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"Expected a checkpoint of fashion-lit, but {path} {problem}.")
     if checkpoint[RECORD].get(HAS_DIGEST) and is_right is None:
         raise UserError(f"Expected a checkpoint, but {path} is damaged (its digest is gone).")
+    if is_right is None:
+        announce_missing_digest(path)
     return checkpoint
 
 
@@ -143,11 +147,25 @@ def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path:
         )
 
 
-def _is_valid_archive(path: Path) -> bool:
-    """Return whether a file is a zip archive as torch writes it, with correct checksums."""
+@cache
+def announce_missing_digest(path: Path) -> None:
+    """Print, once, that a file without a digest was checked less thoroughly."""
+    print(
+        f"{path} has no digest (fashion-lit wrote none before November 2026), so only its "
+        "archive's own checksums were checked.",
+        file=sys.stderr,
+    )
+
+
+def _is_valid_archive(path: Path, *, checksums: bool) -> bool:
+    """Return whether a file is a zip archive as torch writes it.
+
+    That is without compression, so that it cannot unpack to more memory than it has bytes. With
+    `checksums`, those of its entries have to be right, too.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None and all(
+            return (not checksums or archive.testzip() is None) and all(
                 entry.compress_type == zipfile.ZIP_STORED
                 and entry.compress_size == entry.file_size
                 and not entry.external_attr & DIRECTORY_FLAG

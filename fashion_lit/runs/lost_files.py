@@ -25,10 +25,10 @@ def restore_config(run: RunDirectory) -> None:
             run.write_config(read_checkpoint(path)[RECORD]["config"])
             print(f"{run.config_file} was missing or damaged; {path.name} has restored it.")
             return
-    if run.config_file.exists():
+    if run.config_file.exists() or run.status:
         raise UserError(
-            f"Expected the settings of a run in {run.config_file}, but the file is damaged, and no "
-            "checkpoint has them; restore it, or use another directory."
+            f"Expected the settings of a run in {run.config_file}, but the file is missing or "
+            "damaged, and no checkpoint has them; restore it, or use another directory."
         )
 
 

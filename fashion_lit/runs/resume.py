@@ -86,21 +86,24 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
         if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
             name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
             run_dir = run_dir.with_name(name)
-    check(settings | locations)
-    return settings, run_dir
+    settings = check(settings | locations)
+    return {key: value for key, value in settings.items() if key not in LOCATION_KEYS}, run_dir
 
 
 def with_absolute_paths(config: Config) -> Config:
     """Return a configuration whose files are found from any current directory."""
+    if not all(isinstance(config.get(group), dict) for group in ("data", "model")):
+        return config  # `check` will say so, as for values of other types below
     data, model = dict(config["data"]), dict(config["model"])
     if data.get("root"):
         data["root"] = absolute(data["root"])
     elif "root" in data and not IS_CHECKOUT:
         data["root"] = str(BASE_DIR / "data")
-    if "mirrors" in data:
+    mirrors = data.get("mirrors")
+    if isinstance(mirrors, list) and all(isinstance(mirror, str) for mirror in mirrors):
         data["mirrors"] = [
             mirror if "://" in mirror else str(BASE_DIR / Path(mirror).expanduser())
-            for mirror in data["mirrors"]
+            for mirror in mirrors
         ]
     if model.get("weights"):
         model["weights"] = absolute(model["weights"])
@@ -118,9 +121,12 @@ def with_recorded_weights(wanted: Config, recorded: Config) -> Config:
     return wanted | {"model": wanted["model"] | {"weights": before}}
 
 
-def absolute(path: str) -> str:
-    """Return an absolute path."""
-    return str(Path(path).expanduser().absolute())
+def absolute(path: Any) -> Any:
+    """Return an absolute path; what is no text stays the same."""
+    try:
+        return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
+    except RuntimeError:  # "~name" of an unknown user
+        return path
 
 
 def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:

@@ -51,7 +51,7 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None
     jobs: dict[str, Job] = {}
     for job_overrides in split_jobs(overrides):
         (config,) = compose_jobs(job_overrides, multirun=False)
-        check(config)
+        config = check(config)
         identity = fingerprint({k: v for k, v in config.items() if k not in LOCATION_KEYS})
         words = [o.lstrip("+") for o in job_overrides if parse_override(o).key_or_group in varied]
         path = known.get(identity, sweep_dir / f"{name or _folder_name(words)}-{identity}")

@@ -12,6 +12,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from fashion_lit.errors import UserError
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
+SHORT_PRECISIONS = {"16": MIXED_FP16, "bf16": MIXED_BF16, "32": FP32, "64": "64-true"}
 TF32 = "tf32"  # float32 whose products NVIDIA GPUs round to 10 mantissa bits
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # CPU features for native bf16, fastest first
@@ -94,12 +95,13 @@ def native_precision(accelerator: str) -> str:
     return FP32
 
 
-def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
+def choose_precision(requested: str | int, accelerator: str) -> tuple[str, str]:
     """Return Lightning's name of the precision to use, and a notice of a replacement, or "".
 
     "auto" becomes `native_precision`, and so does fp16 on a CPU, which does not support it. "tf32"
     is fp32 in Lightning; `set_tf32` enables it.
     """
+    requested = SHORT_PRECISIONS.get(str(requested), str(requested))
     if requested == "auto":
         return native_precision(accelerator), ""
     if requested == MIXED_FP16 and accelerator == "cpu":
@@ -111,12 +113,12 @@ def choose_precision(requested: str, accelerator: str) -> tuple[str, str]:
     return requested, ""
 
 
-def set_tf32(requested: str, accelerator: str) -> None:
+def set_tf32(requested: str | int, accelerator: str) -> None:
     """Enable TF32 for float32 products on CUDA for precision "tf32", and disable it for fp32.
 
     PyTorch's default enables it in convolutions but not in linear layers.
     """
-    if accelerator == "cuda" and requested in (FP32, TF32):
+    if accelerator == "cuda" and str(requested) in (FP32, "32", TF32):
         torch.set_float32_matmul_precision("high" if requested == TF32 else "highest")
         torch.backends.cudnn.allow_tf32 = requested == TF32
 

@@ -1,6 +1,7 @@
 """Run one training: build, fit, evaluate, record the metrics, and handle how it ends."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from fashion_lit.training.device import peak_memory, tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
 
+NO_MEMORY = re.compile(r"allocate memory|not enough memory|Storage size calculation overflowed")
 COMPILERS = {"_dynamo", "_functorch", "_inductor", "triton"}  # modules that torch.compile uses
 
 
@@ -101,6 +103,11 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "Out of GPU memory; lower data.batch_size, data.eval_batch_size or data.image_size."
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return (
+            "Out of memory; lower data.batch_size, data.eval_batch_size, data.image_size or the "
+            "network's size."
+        )
     if COMPILERS & set(type(error).__module__.split(".")):
         cause = getattr(error, "inner_exception", error)
         return (

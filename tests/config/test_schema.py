@@ -1,11 +1,14 @@
 """Invalid settings end in a one-sentence error and exit code 2, before anything is built."""
 
+from inspect import signature
 from pathlib import Path
 
+import lightning as L
 import pytest
 
 from fashion_lit.config.compose import compose_jobs, prepare_overrides
 from fashion_lit.config.schema import check
+from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings
 from fashion_lit.errors import UserError
 from fashion_lit.train import main
 
@@ -13,6 +16,11 @@ from fashion_lit.train import main
 def check_overrides(*overrides: str) -> None:
     for job in compose_jobs(prepare_overrides(overrides), multirun=False):
         check(job)
+
+
+def test_every_argument_of_lightnings_trainer_is_known() -> None:
+    ours = {*TrainerSettings.model_fields, *OWN_TRAINER_KEYS} - {"compile"}
+    assert ours == signature(L.Trainer).parameters.keys()
 
 
 BAD = [
@@ -38,13 +46,13 @@ BAD = [
      "images that it is taken from, but got 60,000."),
     ("trainer.max_epochs=abc", "Expected `trainer.max_epochs` to be a whole number, but got 'abc'"),
     ("trainer.max_epochs=0", "Expected `trainer.max_epochs` to be greater than 0, but got 0."),
-    ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be more than 0"),
+    ("trainer.limit_val_batches=0", "Expected `trainer.limit_val_batches` to be greater than 0"),
     ("trainer.strategy=ddp_spawn", "but got 'ddp_spawn', whose results stay in its child proc"),
     ("trainer.check_val_every_n_epoch=99", "to be at most trainer.max_epochs="),
     ("trainer.compile=fast", "Expected `trainer.compile` to be true or false or"),
     ("trainer.logger=false", "`trainer.logger` is set by fashion-lit itself; use TensorBoard"),
     ("trainer.fast_dev_run=true", "is set by fashion-lit itself; use debug=one_batch instead."),
-    ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto' or 'tf32' or"),
+    ("trainer.precision=half", "Expected `trainer.precision` to be one of 'auto', 'tf32', "),
     ("trainer.compile=reduce-overhead trainer.accumulate_grad_batches=2", "Expected "
      "`trainer.accumulate_grad_batches` to be 1 with trainer.compile=reduce-overhead, but got 2: "),
     ("trainer.compile=max-autotune trainer.accumulate_grad_batches=2", "use trainer.compile=true."),
@@ -78,6 +86,36 @@ BAD = [
      "but got 0.5."),
     ("model=resnet18 model.unfreeze_epoch=1", "model.freeze_backbone is false; set it to true"),
     ("model=resnet18 model.pretrained=false model.weights=w.pth", "model.pretrained is false"),
+    ("trainer.check_val_every_n_epoch=0", "`trainer.check_val_every_n_epoch` to be greater than 0"),
+    ("trainer.check_val_every_n_epoch=null", "Expected `trainer.val_check_interval` to be a number "
+     "of batches or a duration with trainer.check_val_every_n_epoch=null, but got None."),
+    ("trainer.val_check_interval=0", "Expected `trainer.val_check_interval` to be greater than 0"),
+    ("trainer.val_check_interval=1.5", "to be a whole number or at most 1 or text or"),
+    ("trainer.val_check_interval=500", "at most the 375 training batches of an epoch, but got 500"),
+    ("trainer.val_check_interval=9999 trainer.check_val_every_n_epoch=null", "of the run, but got"),
+    ("trainer.accumulate_grad_batches=0", "to be greater than 0, but got 0."),
+    ("trainer.limit_train_batches=0", "`trainer.limit_train_batches` to be greater than 0, but"),
+    ("trainer.limit_train_batches=1.5", "to be a whole number or at most 1, but got 1.5."),
+    ("trainer.limit_train_batches=0.001", "at least one of the 375 train batches, 0.00267 of them"),
+    ("trainer.limit_test_batches=0.001", "at least one of the 10 test batches, 0.1 of them, but"),
+    ("trainer.overfit_batches=0.001", "`trainer.overfit_batches` to be at least one of the 375"),
+    ("trainer.max_steps=0", "Expected `trainer.max_steps` to be greater than 0 or -1, but got 0."),
+    ("trainer.max_time=abc", "Expected `trainer.max_time` to be a time as DD:HH:MM:SS or"),
+    ("trainer.max_time=00:00:00:00", "a duration of 1 second to 30 years, but got '00:00:00:00'."),
+    ("trainer.max_time={days:99999999}", "a duration of 1 second to 30 years, but got {'days':"),
+    ("trainer.min_epochs=-1", "Expected `trainer.min_epochs` to be greater than 0, but got -1."),
+    ("trainer.min_epochs=99", "`trainer.min_epochs` to be at most trainer.max_epochs=14, but got"),
+    ("trainer.gradient_clip_val=-1", "to be at least 0, but got -1."),
+    ("trainer.gradient_clip_algorithm=foo", "to be one of 'norm' or 'value', but got 'foo'."),
+    ("trainer.strategy=fsdp", "`trainer.strategy` to be one of auto, ddp, ddp_find_unused_param"),
+    ("trainer.devices=0", "Expected `trainer.devices` to be greater than 0 or "),
+    ("trainer.devices=4096", "on this machine, but got 4,096."),
+    ("trainer.profiler=foo", "to be one of 'simple', 'advanced' or 'pytorch', but got 'foo'."),
+    ("trainer.log_every_n_steps=-5", "to be at least 0, but got -5."),
+    ("trainer.num_sanity_val_steps=-2", "to be at least 0 or -1, but got -2."),
+    ("trainer.limit_predict_batches=3", "is set by fashion-lit itself; use fashion-lit evaluate"),
+    ("seed=" + "9" * 5000, "Expected an override of the form key=value, but got `seed=999"),
+    ("optimizer.name=[1]", "to be one of adam, adamw, sgd, but got [1]"),
     ("model=resnet18 model.backbone=vgg", "Expected `model.backbone` to be one of 'resnet18', "),
 ]  # fmt: skip
 

@@ -9,17 +9,13 @@ Processes are forked after the imports, so a round takes seconds; Linux and macO
 """
 
 import argparse
-import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
-import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +23,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from forked import Life, live  # noqa: E402
 from killed_train import stop_at  # noqa: E402
 from test_kills import SETTINGS, STEPS, assert_same_result  # noqa: E402
 
@@ -55,45 +52,14 @@ LIMIT = 120  # seconds of one process
 REFUSED = 2
 
 
-@dataclass(frozen=True)
-class Life:
-    """How a process ended: its exit code, -signal if it was killed, and what it printed."""
-
-    code: int
-    text: str
-
-
-def live(settings: Sequence[str], place: str, number: int, what: int, log: Path) -> Life:
+def run_until(settings: Sequence[str], place: str, number: int, what: int, log: Path) -> Life:
     """Run `fashion-lit train` in a forked process, which gets signal `what` at a place."""
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        code = 70
-        try:
-            with log.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            stop_at(place, number, what)
-            code = train(list(settings))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    ends = time.monotonic() + LIMIT
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
-        if pid and os.WIFSTOPPED(status):
-            time.sleep(0.05)
-            os.kill(child, signal.SIGCONT)
-        elif pid:
-            return Life(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
-        elif time.monotonic() > ends:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError(f"a process hangs: {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.01)
+
+    def action() -> int:
+        stop_at(place, number, what)
+        return train(list(settings))
+
+    return live(action, log, seconds=LIMIT)
 
 
 def damage(run: Path, kind: str, draw: random.Random) -> Path | None:
@@ -128,18 +94,18 @@ def walk(seed: int, rounds: int, root: Path) -> Counter[str]:
         if name not in references:
             references[name] = RunDirectory(root / f"whole_{name}")
             place = f"run_dir={references[name].path.as_posix()}"
-            life = live([*settings, place], "never", 0, 0, root / "log")
+            life = run_until([*settings, place], "never", 0, 0, root / "log")
             assert life.code == 0, life.text
         run = RunDirectory(root / f"round_{number}")
         command = [*settings, f"run_dir={run.path.as_posix()}"]
         place = draw.choice(list(PLACES))
         arrival, what = draw.randint(1, PLACES[place]), draw.choice(SIGNALS)
         kind = draw.choice(DAMAGES)
-        first = live(command, place, arrival, what, root / "log")
+        first = run_until(command, place, arrival, what, root / "log")
         path = damage(run.path, kind, draw)
         story = f"seed {seed}, round {number}: {name}, {signal.Signals(what).name} at {place} "
         story += f"{arrival} (exit {first.code}), {kind} {path and path.name}"
-        life = live(command, "never", 0, 0, root / "log")
+        life = run_until(command, "never", 0, 0, root / "log")
         try:
             outcome = judge(life, run, references[name], path)
         except Exception as fault:

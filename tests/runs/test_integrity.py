@@ -14,7 +14,13 @@ from fashion_lit.errors import UserError
 from fashion_lit.evaluate import main as evaluate
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.integrity import RECORD, check_fits, find_problem, read_checkpoint
+from fashion_lit.runs.integrity import (
+    RECORD,
+    check_fits,
+    find_problem,
+    read_checkpoint,
+    with_digest,
+)
 
 
 @pytest.fixture
@@ -55,9 +61,12 @@ def save_without_digest(checkpoint: Path, change: Callable[[dict[str, Any]], obj
     torch.save(content, checkpoint)
 
 
-def test_a_directory_flag_in_an_earlier_versions_archive_is_found(checkpoint: Path) -> None:
+def test_a_directory_flag_in_an_earlier_versions_archive_is_found(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_without_digest(checkpoint, lambda content: None)
     read_checkpoint(checkpoint)
+    assert f"{checkpoint} has no digest" in capsys.readouterr().err
     with zipfile.ZipFile(checkpoint) as archive:
         start = archive.start_dir
     flip(checkpoint, start + 38, 0x10)  # the external attributes of the first entry
@@ -65,13 +74,16 @@ def test_a_directory_flag_in_an_earlier_versions_archive_is_found(checkpoint: Pa
         read_checkpoint(checkpoint)
 
 
-def test_a_compressed_archive_is_refused(checkpoint: Path) -> None:
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_a_compressed_archive_is_refused(has_digest: bool, checkpoint: Path) -> None:
     save_without_digest(checkpoint, lambda content: None)
     with zipfile.ZipFile(checkpoint) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
+    if has_digest:
+        checkpoint.write_bytes(with_digest(checkpoint.read_bytes()))
     with pytest.raises(UserError, match="is damaged or not one"):
         read_checkpoint(checkpoint)
 

@@ -1,0 +1,202 @@
+"""The arguments of `lightning.Trainer` that `trainer` accepts, with their types and bounds.
+
+Lightning's annotations have no bounds, and it raises some errors only after a run has begun. This
+table is stricter: what a run cannot do is refused before anything is built.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from fashion_lit.errors import UserError
+
+# Trainer arguments that this project sets itself, and what to use instead.
+OWN_TRAINER_KEYS = {
+    "barebones": "trainer.enable_progress_bar=false",
+    "callbacks": "the Python API",
+    "default_root_dir": "run_dir=DIR",
+    "enable_autolog_hparams": "TensorBoard's HPARAMS tab (always written)",
+    "enable_checkpointing": "the run directory's checkpoints (always written)",
+    "fast_dev_run": "debug=one_batch",
+    "limit_predict_batches": "fashion-lit evaluate",
+    "logger": "TensorBoard (always written)",
+    "model_registry": "the run directory's checkpoints",
+    "plugins": "precision= or trainer.strategy=",
+    "use_distributed_sampler": "trainer.devices=N (each rank draws its own share)",
+}
+COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+MAX_CPU_PROCESSES = 16  # on a machine with fewer cores
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Batches = PositiveInt | Share  # a number of batches, or a share of an epoch
+Clock = Annotated[str, Field(pattern=f"^{CLOCK.pattern}$", max_length=20)]
+
+
+class TimeUnits(BaseModel):
+    """A duration, as the arguments of `datetime.timedelta`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weeks: NonNegativeInt = 0
+    days: NonNegativeInt = 0
+    hours: NonNegativeInt = 0
+    minutes: NonNegativeInt = 0
+    seconds: NonNegativeInt = 0
+    milliseconds: NonNegativeInt = 0
+    microseconds: NonNegativeInt = 0
+
+
+class TrainerSettings(BaseModel):
+    """The settings in `trainer`; the defaults are Lightning's."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    accelerator: str = "auto"  # `training.device.check_devices` knows the choices
+    strategy: str = "auto"
+    devices: PositiveInt | Literal[-1, "auto"] | list[NonNegativeInt] | str = "auto"
+    num_nodes: PositiveInt = 1
+    precision: Literal[
+        "auto", "tf32", "32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true",
+        64, 32, 16, "64", "32", "16", "bf16",
+    ]  # fmt: skip
+    max_epochs: PositiveInt
+    min_epochs: PositiveInt | None = None
+    max_steps: PositiveInt | Literal[-1] = -1
+    min_steps: PositiveInt | None = None
+    max_time: Clock | TimeUnits | None = None
+    limit_train_batches: Batches | None = None
+    limit_val_batches: Batches | None = None
+    limit_test_batches: Batches | None = None
+    overfit_batches: NonNegativeInt | Annotated[float, Field(ge=0, le=1)] = 0.0
+    val_check_interval: Batches | Clock | TimeUnits | None = None
+    check_val_every_n_epoch: PositiveInt | None = 1
+    num_sanity_val_steps: NonNegativeInt | Literal[-1] | None = None
+    log_every_n_steps: NonNegativeInt | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
+    accumulate_grad_batches: PositiveInt = 1
+    gradient_clip_val: NonNegativeFloat | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | Literal["warn"] | None = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: NonNegativeInt = 0
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False  # not Lightning's
+
+
+def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) -> None:
+    """Raise UserError for settings of `trainer` that are valid individually but not together.
+
+    Args:
+        trainer: settings that fit `TrainerSettings`.
+        num_batches: the batches of "train", "val" and, if the run tests, "test", in one process.
+    """
+    check_processes(trainer)
+    check_lengths(trainer)
+    for split, count in num_batches.items():
+        check_limit(trainer, f"limit_{split}_batches", count, split)
+    check_limit(trainer, "overfit_batches", num_batches["train"], "train")
+    check_validations(trainer, num_batches["train"])
+    if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
+        raise UserError(
+            f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
+            f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "
+            "overwrite the gradients of the previous batch; use trainer.compile=true."
+        )
+
+
+def check_processes(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError for a strategy or a number of processes that this project cannot run."""
+    strategy, devices = trainer.get("strategy", "auto"), trainer.get("devices", "auto")
+    if str(strategy).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(
+            f"Expected `trainer.strategy` to be one that trains in this process, but got "
+            f"{strategy!r}, whose results stay in its child processes; use ddp."
+        )
+    if strategy not in STRATEGIES:
+        raise UserError(
+            f"Expected `trainer.strategy` to be one of {', '.join(STRATEGIES)}, but got "
+            f"{strategy!r}."
+        )
+    most = max(MAX_CPU_PROCESSES, os.cpu_count() or 1)
+    if isinstance(devices, int) and devices > most:
+        raise UserError(
+            f"Expected `trainer.devices` to be at most {most} on this machine, but got {devices:,}."
+        )
+
+
+def check_lengths(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError for a shortest length of the run above its longest, or an empty one."""
+    for unit in ("epochs", "steps"):
+        least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}", -1)
+        if least is not None and most != -1 and least > most:
+            raise UserError(
+                f"Expected `trainer.min_{unit}` to be at most trainer.max_{unit}={most}, but got "
+                f"{least}."
+            )
+    for key in ("max_time", "val_check_interval"):
+        value = trainer.get(key)
+        if isinstance(value, str | dict) and not 0 < seconds_of(value) < 1e9:
+            raise UserError(
+                f"Expected `trainer.{key}` to be a duration of 1 second to 30 years, but got "
+                f"{value!r}."
+            )
+
+
+def seconds_of(duration: str | Mapping[str, int]) -> float:
+    """Return the seconds of DD:HH:MM:SS, or of timedelta's arguments."""
+    if isinstance(duration, str):
+        found = CLOCK.fullmatch(duration)
+        assert found is not None, "the schema has checked it"
+        days, hours, minutes, seconds = map(int, found.groups())
+        duration = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+    try:
+        return timedelta(**duration).total_seconds()
+    except OverflowError:
+        return float("inf")
+
+
+def check_limit(trainer: Mapping[str, Any], key: str, num_batches: int, split: str) -> None:
+    """Raise UserError for a share of a split's batches that is less than one batch."""
+    share = trainer.get(key)
+    if isinstance(share, float) and share and int(num_batches * share) == 0:
+        raise UserError(
+            f"Expected `trainer.{key}` to be at least one of the {num_batches} {split} batches, "
+            f"{1 / num_batches:.3g} of them, but got {share:g}."
+        )
+
+
+def check_validations(trainer: Mapping[str, Any], num_train_batches: int) -> None:
+    """Raise UserError for intervals of validations at which there would be none."""
+    num_epochs = trainer["max_epochs"]
+    every_epochs = trainer.get("check_val_every_n_epoch", 1)
+    interval = trainer.get("val_check_interval")
+    if (every_epochs or 1) > num_epochs:
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be at most trainer.max_epochs="
+            f"{num_epochs}, but got {every_epochs}: the best checkpoint is selected on validation "
+            "images."
+        )
+    if every_epochs is None and not isinstance(interval, int | str | dict):
+        raise UserError(
+            "Expected `trainer.val_check_interval` to be a number of batches or a duration with "
+            f"trainer.check_val_every_n_epoch=null, but got {interval}."
+        )
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
+    share = int(num_train_batches * limit) if isinstance(limit, float) else limit
+    batches = min(num_train_batches, share)
+    most = batches if every_epochs else batches * num_epochs
+    if isinstance(interval, int) and interval > most:
+        raise UserError(
+            f"Expected `trainer.val_check_interval` to be at most the {most:,} training batches "
+            f"of {'an epoch' if every_epochs else 'the run'}, but got {interval:,}."
+        )
