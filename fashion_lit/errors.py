@@ -36,8 +36,8 @@ class Stopped(BaseException):
 def with_exit_codes(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     """Decorate the `main` of a command's module: map exceptions to exit codes.
 
-    A UserError is printed to standard error and gives 2; a signal gives 128 + its number (130 for
-    Ctrl-C).
+    A UserError or an OSError is printed to standard error and gives 2; a signal gives 128 + its
+    number (130 for Ctrl-C).
     """
     command = main.__module__.rpartition(".")[2]
 
@@ -51,6 +51,10 @@ def with_exit_codes(main: Callable[[list[str]], int]) -> Callable[[list[str]], i
             return 2
         except Stopped as stop:
             return stop.exit_code
+        except OSError as error:  # a place that cannot be read or written
+            reason = f"{error.strerror or error}: {error.filename or 'while writing a file'}"
+            print(f"fashion-lit {command}: {reason}; choose another place.", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             return 130
 

@@ -138,6 +138,9 @@ def describe(
         notices.append(
             "The best epoch was selected on the test images, so the scores are optimistic."
         )
+    for model in models if len(models) == 1 else ():
+        changed = [text for text in model.run.changed_files() if text.startswith("events.")]
+        notices += [f"{text} since the run finished, so curves may be short." for text in changed]
     architectures = sorted({model.architecture for model in models})
     num_parameters = [
         sum(p.numel() for p in model.classifier.network.parameters()) for model in models

@@ -1,5 +1,10 @@
-"""Atomic file writes: a file is complete or absent, even after a crash or power loss."""
+"""Atomic file writes, and digests by which a damaged file is noticed.
 
+A file is complete or absent, even after a crash or power loss. An archive ends with the SHA-256 of
+its other bytes: `with_digest` puts it into the comment, which is the end of a zip archive.
+"""
+
+import hashlib
 import io
 import os
 import re
@@ -14,6 +19,9 @@ from fashion_lit.errors import UserError
 PART_NAME = re.compile(r".+\.[0-9a-f]{32}\.part")  # of `write_atomically`'s temporary files
 WINDOWS = os.name == "nt"
 NUM_TRIES, TRY_SECONDS = 50, 0.02
+MARK = b"sha256:"  # the comment: this, and 64 hexadecimal digits
+END_OF_ARCHIVE = b"PK\5\6"  # of a zip archive, 22 bytes before its comment
+COMMENT_SIZE = len(MARK) + 64
 T = TypeVar("T")
 
 
@@ -50,6 +58,43 @@ def write_atomically(
         _flush_directory(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def with_digest(archive: bytes | memoryview) -> bytes:
+    """Return a zip archive that has no comment, with the digest of its other bytes as one."""
+    body = memoryview(archive)[:-2]
+    comment_size = COMMENT_SIZE.to_bytes(2, "little")  # the archive's last field
+    digest = hashlib.sha256(body)
+    digest.update(comment_size)
+    return b"".join((body, comment_size, MARK, digest.hexdigest().encode()))
+
+
+def has_right_digest(data: bytes) -> bool | None:
+    """Return whether the digest at the end of a file is that of its other bytes; None without."""
+    body, comment = memoryview(data)[:-COMMENT_SIZE], data[-COMMENT_SIZE:]
+    if not comment.startswith(MARK):
+        has_comment = body[-2:] == COMMENT_SIZE.to_bytes(2, "little")  # the mark is damaged
+        return False if has_comment and body[-22:-18] == END_OF_ARCHIVE else None
+    return comment[len(MARK) :] == hashlib.sha256(body).hexdigest().encode()
+
+
+def digest_of(path: Path) -> str | None:
+    """Return the digest at the end of a file, in hexadecimal digits; None without one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - COMMENT_SIZE))
+        comment = file.read()
+    return comment[len(MARK) :].decode("ascii", "replace") if comment.startswith(MARK) else None
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def event_files(directory: Path) -> list[Path]:
+    """Return TensorBoard's files in a directory, in the order in which they were begun."""
+    return sorted(p for p in directory.glob("events.out.tfevents.*") if p.is_file())
 
 
 def png(figure: Figure) -> bytes:

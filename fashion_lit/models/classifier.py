@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import lightning as L
 import torch
@@ -13,11 +14,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from fashion_lit.data.fashion_mnist import CLASS_TAGS, NUM_CLASSES
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.metrics import ClassificationMetrics, class_scores
+from fashion_lit.files import has_right_digest
 from fashion_lit.models.averaging import WeightAveraging
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
 
@@ -75,6 +78,15 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics = ClassificationMetrics(NUM_CLASSES, weights)
         self.val_metrics = ClassificationMetrics(NUM_CLASSES, weights)
         self.test_metrics = ClassificationMetrics(NUM_CLASSES, weights)
+
+    @classmethod
+    @override
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a classifier as Lightning does; raises UserError if the file's digest is wrong."""
+        path = Path(checkpoint_path) if isinstance(checkpoint_path, str | Path) else None
+        if path is not None and path.is_file() and has_right_digest(path.read_bytes()) is False:
+            raise UserError(f"Expected a checkpoint, but {path} is damaged.")
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10), whose softmax is the class probabilities.

@@ -18,8 +18,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from typing_extensions import override
 
 from fashion_lit.errors import UserError
-from fashion_lit.files import write_atomically
-from fashion_lit.runs.integrity import with_digest
+from fashion_lit.files import with_digest, write_atomically
 
 # The key of a checkpoint under which `ResumeCheckpoints` stores what Lightning does not.
 RECORD = "run"
@@ -51,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(
                 path,
-                with_digest(buffer.getvalue()),
+                with_digest(buffer.getbuffer()),
                 keep_previous_as=path.with_name(previous) if previous else None,
             )
         except OSError as error:

@@ -9,7 +9,6 @@
 This module only reads and writes files; it does not train.
 """
 
-import hashlib
 import json
 import os
 import shlex
@@ -24,8 +23,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fashion_lit.errors import UserError
-from fashion_lit.files import is_part, write_atomically
+from fashion_lit.files import digest_of_file, event_files, is_part, write_atomically
 from fashion_lit.runs.records import (
+    STATUS_DIGEST,
+    digest_of_object,
     is_intact,
     read_metrics,
     read_settings,
@@ -33,8 +34,6 @@ from fashion_lit.runs.records import (
     read_text_of_run,
     with_config_digest,
 )
-
-EVENT_FILES = "events.out.tfevents.*"
 
 State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
@@ -231,32 +230,33 @@ class RunDirectory:
             "source_digest": source_digest or before.get("source_digest"),
         }
         if state == "finished":
-            events = sorted(self.path.glob(EVENT_FILES))
-            result = [self.metrics_file, self.best_checkpoint, self.last_checkpoint, *events]
+            checkpoints = [self.best_checkpoint, self.last_checkpoint]
+            result = [self.metrics_file, *checkpoints, *event_files(self.path)]
             status["files"] = {
                 path.relative_to(self.path).as_posix(): digest_of_file(path)
                 for path in result
                 if path.is_file()
             }
+        status[STATUS_DIGEST] = digest_of_object(status)
         write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics, replacing existing ones."""
         write_atomically(self.metrics_file, json.dumps(dict(metrics), indent=2) + "\n")
 
-    def rewind(self, event_files: Mapping[str, int]) -> None:
+    def rewind(self, event_sizes: Mapping[str, int]) -> None:
         """Remove temporary files and events written after a checkpoint, which the run writes again.
 
         Args:
-            event_files: names and sizes in bytes of TensorBoard's files at that checkpoint.
+            event_sizes: names and sizes in bytes of TensorBoard's files at that checkpoint.
         """
         for path in [p for p in self.path.rglob("*.part") if is_part(p)]:
             path.unlink()
-        for path in self.path.glob(EVENT_FILES):
-            if path.name not in event_files:
+        for path in event_files(self.path):
+            if path.name not in event_sizes:
                 path.unlink()
-            elif path.stat().st_size > event_files[path.name]:
-                os.truncate(path, event_files[path.name])
+            elif path.stat().st_size > event_sizes[path.name]:
+                os.truncate(path, event_sizes[path.name])
 
     @property
     def resume_command(self) -> str:
@@ -265,12 +265,6 @@ class RunDirectory:
         plain = all(c.isalnum() or c in "/._-:~" for c in text)
         override = f"run_dir={text}" if plain else f'run_dir="{text}"'
         return quote_command("fashion-lit", "train", override)
-
-
-def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quote_command(*words: str) -> str:

@@ -1,14 +1,12 @@
 """Whether a checkpoint file is exactly what was written, and whether its contents are possible.
 
-    data = with_digest(buffer.getvalue())  # before it is written
-    checkpoint = read_checkpoint(path)     # raises UserError if one bit differs
+    checkpoint = read_checkpoint(path)  # raises UserError if one bit differs
 
 A checkpoint is a zip archive. Its own checksums cover the tensors, but not the archive's directory:
-a flipped bit there can load as uninitialised memory. So the archive's comment, which is the end of
-the file, holds the SHA-256 of all bytes before it.
+a flipped bit there can load as uninitialised memory. So a checkpoint ends with its SHA-256; see
+`files.with_digest`.
 """
 
-import hashlib
 import re
 import sys
 import zipfile
@@ -22,37 +20,14 @@ import torch
 
 from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
+from fashion_lit.files import has_right_digest
 from fashion_lit.models.classifier import ImageClassifier
 
 # The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
 RECORD = "run"
 HAS_DIGEST = "has_digest"  # in the record of a checkpoint that was written with one
 IS_RESUMABLE = "is_resumable"  # in the record; False if a run cannot resume from it exactly
-MARK = b"sha256:"  # the comment: this, and 64 hexadecimal digits
-COMMENT_SIZE = len(MARK) + 64
 DIRECTORY_FLAG = 0x10  # in the external attributes of a zip entry
-
-
-def with_digest(archive: bytes) -> bytes:
-    """Return a zip archive that has no comment, with the digest of its other bytes as one."""
-    body = archive[:-2] + COMMENT_SIZE.to_bytes(2, "little")  # its last field is the comment's size
-    return body + MARK + hashlib.sha256(body).hexdigest().encode()
-
-
-def has_right_digest(data: bytes) -> bool | None:
-    """Return whether the digest at the end of a file is that of its other bytes; None without."""
-    body, comment = data[:-COMMENT_SIZE], data[-COMMENT_SIZE:]
-    if not comment.startswith(MARK):
-        return None
-    return comment[len(MARK) :] == hashlib.sha256(body).hexdigest().encode()
-
-
-def digest_of(path: Path) -> str | None:
-    """Return the digest at the end of a file, in hexadecimal digits; None without one."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - COMMENT_SIZE))
-        comment = file.read()
-    return comment[len(MARK) :].decode("ascii", "replace") if comment.startswith(MARK) else None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from fashion_lit.runs.directory import EVENT_FILES
+from fashion_lit.files import event_files
 
 EventFiles = dict[str, tuple[int, str]]  # sizes in bytes and SHA-256 of event files, by name
 
@@ -30,7 +30,7 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
         self.run_dir = run_dir
-        self.has_earlier_events = any(run_dir.glob(EVENT_FILES))
+        self.has_earlier_events = bool(event_files(run_dir))
         self._hashed: dict[Path, tuple[int, Any]] = {}  # bytes so far, and their SHA-256
         self._writer: SummaryWriter | None = None
         self.trainer: Trainer | None = None  # its global_step is the x value of all curves
@@ -46,7 +46,7 @@ class RunLogger(TensorBoardLogger):
         second after that file's instead.
         """
         if self._writer is None:
-            names = [path.name.split(".") for path in self.run_dir.glob(EVENT_FILES)]
+            names = [path.name.split(".") for path in event_files(self.run_dir)]
             times = [int(parts[3]) + 1 for parts in names if parts[3].isdecimal()]
             calls = iter([max([time.time(), *times])])  # the first call names the file
             clock = SimpleNamespace(time=lambda: next(calls, None) or time.time())
@@ -57,7 +57,7 @@ class RunLogger(TensorBoardLogger):
     def flush(self) -> dict[str, tuple[int, str]]:
         """Write all events to disk; return the event files' sizes in bytes and SHA-256, by name."""
         self.save()
-        return {path.name: self._digest(path) for path in self.run_dir.glob(EVENT_FILES)}
+        return {path.name: self._digest(path) for path in event_files(self.run_dir)}
 
     def _digest(self, path: Path) -> tuple[int, str]:
         """Hash what was added to a file since the last call."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError
-from fashion_lit.runs.directory import RunDirectory, digest_of_file
-from fashion_lit.runs.integrity import RECORD, digest_of, read_checkpoint
+from fashion_lit.files import digest_of, digest_of_file
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.integrity import RECORD, read_checkpoint
 
 
 def restore_config(run: RunDirectory) -> None:

@@ -20,6 +20,7 @@ from fashion_lit.files import read_text
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times as fast
 DIGEST_MARK = "# sha256: "  # config.yaml ends with this and the digest of all before it
+STATUS_DIGEST = "sha256"  # the key of status.json that holds the digest of the others
 MAX_BYTES = 1_000_000  # of one file; a run writes about 5,000
 MAX_VALUES = 20_000  # in one configuration, with what YAML's aliases repeat
 STATES = ("running", "interrupted", "failed", "pruned", "finished")
@@ -47,8 +48,14 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Read status.json: "state" is one of STATES, "epoch", "step" and "seconds" are numbers."""
+    """Read status.json: "state" is one of STATES, "epoch", "step" and "seconds" are numbers.
+
+    Its digest is checked, which earlier versions did not write.
+    """
     status = read_object(path)
+    digest = status.pop(STATUS_DIGEST, None)
+    if digest is not None and digest != digest_of_object(status):
+        raise UserError(f"Expected {path} as the run wrote it, but it was changed since.")
     defaults = {"epoch": 0, "step": 0, "seconds": 0, "reason": "", "host": "?", "process": "?"}
     status = defaults | status
     numbers = [status[key] for key in ("epoch", "step", "seconds")]
@@ -60,6 +67,11 @@ def read_status(path: Path) -> dict[str, Any]:
     ):
         raise UserError(f"Expected the status of a run in {path}, but it is not one.")
     return status
+
+
+def digest_of_object(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an object's JSON text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_settings(path: Path, *, needs_digest: bool = False) -> dict[str, Any]:

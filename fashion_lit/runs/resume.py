@@ -25,8 +25,9 @@ from fashion_lit.config.settings import (
 )
 from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
+from fashion_lit.files import digest_of_file
 from fashion_lit.models.build import build_classifier
-from fashion_lit.runs.directory import RunDirectory, digest_of_file
+from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, read_checkpoint
 from fashion_lit.runs.lost_files import (
     check_recorded_files,

@@ -16,11 +16,12 @@ from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
+from fashion_lit.files import digest_of
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import restart_loops
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.finite import check_finite
-from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD, digest_of
+from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
 from fashion_lit.runs.logger import EventFiles, flush_events
 from fashion_lit.runs.signals import StopSignals
 

@@ -97,7 +97,11 @@ def test_status_keeps_its_progress(tmp_path: Path) -> None:
     assert progress.items() <= run.status.items()
     others = {"host", "process", "has_config_digest", "source_digest"}
     assert run.status.keys() - progress.keys() == others
-    assert json.loads(run.status_file.read_text()) == run.status
+    assert run.status.items() <= json.loads(run.status_file.read_text()).items()
+    content = run.status_file.read_text()
+    for old, new in (("120", "121"), ("failed", "finished"), ('"step"', '"stop"')):
+        run.status_file.write_text(content.replace(old, new))
+        assert run.status == {}
 
 
 def test_rewind_removes_events_written_after_a_checkpoint(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ import torch
 
 from fashion_lit.errors import UserError
 from fashion_lit.evaluate import main as evaluate
+from fashion_lit.files import with_digest
 from fashion_lit.models.build import build_classifier
+from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import (
     RECORD,
     check_fits,
     find_problem,
     read_checkpoint,
-    with_digest,
 )
 
 
@@ -43,8 +44,9 @@ def test_every_flipped_bit_is_found(checkpoint: Path) -> None:
     for place in places:
         checkpoint.write_bytes(intact)
         flip(checkpoint, place, 1 << draw.randrange(8))
-        with pytest.raises(UserError, match=r"best\.ckpt"):
-            read_checkpoint(checkpoint)
+        for load in (read_checkpoint, CNNClassifier.load_from_checkpoint):
+            with pytest.raises(UserError, match=r"best\.ckpt"):
+                load(checkpoint)
 
 
 @pytest.mark.parametrize("size", [0, 1, 71, 100, -1])

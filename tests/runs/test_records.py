@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fashion_lit.errors import UserError
+from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import MAX_BYTES, read_metrics, read_settings, read_status
@@ -119,6 +120,20 @@ def test_a_damaged_directory_ends_no_leaderboard(
     assert name in damaged.note
     assert leaderboard([str(tmp_path)]) == 0
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO")
+def test_odd_event_files_stop_no_reader(finished_run: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(finished_run.path, run.path)
+    expected = read_curves(run.path)
+    assert expected["val/accuracy"]
+    os.mkfifo(run.path / "events.out.tfevents.1.fifo")
+    (run.path / "events.out.tfevents.2.folder").mkdir()
+    (run.path / "events.out.tfevents.3.noise").write_bytes(bytes(range(256)))
+    (run.path / "events.out.tfevents.4.huge").write_bytes(b"\xff" * 100)
+    assert read_curves(run.path) == expected
+    assert train([f"run_dir={run.path.as_posix()}"]) == 0
 
 
 def test_a_sweep_goes_on_beside_a_damaged_job(
