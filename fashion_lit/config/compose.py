@@ -59,6 +59,11 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
                 f"`{key}` names a search space, which only fashion-lit search uses; run "
                 f"fashion-lit search space={override.get_value_element_as_str()}."
             )
+        if override.is_delete() and not (key.startswith("trainer.") or key in OPTIONAL_GROUPS):
+            raise UserError(
+                f"`{shorten(text)}` would remove a setting that every run has; give it a value by "
+                f"{shorten(key)}=VALUE."
+            )
         if is_group(key) and not override.is_delete():
             check_choices(key, override)
             prepared.append(text.lstrip("+"))

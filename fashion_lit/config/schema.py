@@ -6,7 +6,7 @@ keyword-only arguments of the function or class that `name` selects, with their 
 
 import inspect
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
@@ -162,6 +162,20 @@ CHECKPOINT = object_schema(
 TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...))
 
 
+def check_plateau(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError unless every epoch that steps a plateau schedule has a validation."""
+    if not trainer.get("check_val_every_n_epoch", 1):
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be a number with scheduler=plateau, "
+            "which reads the validation loss at an epoch's end, but got null."
+        )
+    if isinstance(trainer.get("val_check_interval"), str | dict):
+        raise UserError(
+            "Expected `trainer.val_check_interval` to be a number with scheduler=plateau, which "
+            f"reads the validation loss of every epoch, but got {trainer['val_check_interval']!r}."
+        )
+
+
 def check_combinations(config: Config) -> None:
     """Raise UserError for settings that are valid individually but not in combination."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
@@ -170,11 +184,8 @@ def check_combinations(config: Config) -> None:
     if not data["validate_on_test"]:
         check_val_size(data["val_size"], num_train)
         num_train -= data["val_size"]
-    if config["scheduler"]["name"] == "plateau" and not trainer.get("check_val_every_n_epoch", 1):
-        raise UserError(
-            "Expected `trainer.check_val_every_n_epoch` to be a number with scheduler=plateau, "
-            "which reads the validation loss at an epoch's end, but got null."
-        )
+    if config["scheduler"]["name"] == "plateau":
+        check_plateau(trainer)
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "

@@ -31,6 +31,7 @@ OWN_TRAINER_KEYS = {
 COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+MAX_NODES = 10_000
 MAX_CPU_PROCESSES = 16  # on a machine with fewer cores
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -60,7 +61,7 @@ class TrainerSettings(BaseModel):
     accelerator: str = "auto"  # `training.device.check_devices` knows the choices
     strategy: str = "auto"
     devices: PositiveInt | Literal[-1, "auto"] | list[NonNegativeInt] | str = "auto"
-    num_nodes: PositiveInt = 1
+    num_nodes: Annotated[int, Field(gt=0, le=MAX_NODES)] = 1
     precision: Literal[
         "auto", "tf32", "32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true",
         64, 32, 16, "64", "32", "16", "bf16",
@@ -101,11 +102,14 @@ def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) ->
         num_batches: the batches of "train", "val" and, if the run tests, "test", in one process.
     """
     check_processes(trainer)
-    check_lengths(trainer)
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
+    whole = num_batches["train"]
+    train_batches = min(whole, int(whole * limit) if isinstance(limit, float) else limit)
+    check_lengths(trainer, -(-train_batches // trainer.get("accumulate_grad_batches", 1)))
     for split, count in num_batches.items():
         check_limit(trainer, f"limit_{split}_batches", count, split)
     check_limit(trainer, "overfit_batches", num_batches["train"], "train")
-    check_validations(trainer, num_batches["train"])
+    check_validations(trainer, train_batches)
     if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
         raise UserError(
             f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
@@ -134,8 +138,14 @@ def check_processes(trainer: Mapping[str, Any]) -> None:
         )
 
 
-def check_lengths(trainer: Mapping[str, Any]) -> None:
+def check_lengths(trainer: Mapping[str, Any], steps_per_epoch: int) -> None:
     """Raise UserError for a shortest length of the run above its longest, or an empty one."""
+    min_steps = (trainer.get("min_epochs") or 0) * steps_per_epoch
+    if 0 < trainer.get("max_steps", -1) <= min_steps:
+        raise UserError(
+            f"Expected `trainer.max_steps` to be more than the {min_steps:,} steps of "
+            f"trainer.min_epochs={trainer['min_epochs']}, but got {trainer['max_steps']:,}."
+        )
     for unit in ("epochs", "steps"):
         least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}", -1)
         if least is not None and most != -1 and least > most:
@@ -191,10 +201,12 @@ def check_validations(trainer: Mapping[str, Any], num_train_batches: int) -> Non
             "Expected `trainer.val_check_interval` to be a number of batches or a duration with "
             f"trainer.check_val_every_n_epoch=null, but got {interval}."
         )
-    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches") or 1.0
-    share = int(num_train_batches * limit) if isinstance(limit, float) else limit
-    batches = min(num_train_batches, share)
-    most = batches if every_epochs else batches * num_epochs
+    if isinstance(interval, str | dict) and trainer.get("min_epochs") == num_epochs:
+        raise UserError(
+            f"Expected `trainer.min_epochs` to be less than trainer.max_epochs={num_epochs} with "
+            "a duration in trainer.val_check_interval; leave it out."
+        )
+    most = num_train_batches if every_epochs else num_train_batches * num_epochs
     if isinstance(interval, int) and interval > most:
         raise UserError(
             f"Expected `trainer.val_check_interval` to be at most the {most:,} training batches "

@@ -15,10 +15,12 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 from typing_extensions import override
 
 from fashion_lit.errors import UserError
 from fashion_lit.files import with_digest, write_atomically
+from fashion_lit.models.classifier import ImageClassifier
 
 # The key of a checkpoint under which `ResumeCheckpoints` stores what Lightning does not.
 RECORD = "run"
@@ -124,3 +126,28 @@ def restart_loops(
         "current": dict(validation),
     }
     return {**loops, "fit_loop": fit}
+
+
+def gather_running_metrics(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the epoch's running training metrics of all ranks, each of shape (num_ranks, …)."""
+    classifier = _classifier(trainer)
+    return {
+        name: classifier.all_gather(value).reshape(trainer.world_size, *value.shape).cpu()  # type: ignore[union-attr]
+        for name, value in classifier.train_metrics.totals().items()
+    }
+
+
+def restore_running_metrics(trainer: Trainer, totals: Mapping[str, Tensor]) -> None:
+    """Restore the epoch's running training metrics from a checkpoint."""
+    if len(totals["loss_sum"]) == trainer.world_size:
+        own = {name: values[trainer.global_rank] for name, values in totals.items()}
+    else:  # the number of ranks has changed: the first rank takes the sum
+        share = 1 if trainer.is_global_zero else 0
+        own = {name: values.sum(0) * share for name, values in totals.items()}
+    _classifier(trainer).train_metrics.restore(own)
+
+
+def _classifier(trainer: Trainer) -> ImageClassifier:
+    classifier = trainer.lightning_module
+    assert isinstance(classifier, ImageClassifier)
+    return classifier

@@ -11,14 +11,16 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import digest_of
-from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.runs.checkpoints import restart_loops
+from fashion_lit.runs.checkpoints import (
+    gather_running_metrics,
+    restart_loops,
+    restore_running_metrics,
+)
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.finite import check_finite
 from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
@@ -68,6 +70,7 @@ class ResumeCheckpoints(L.Callback):
         self._within_step = False  # gradients are accumulated that no checkpoint contains
         self._events_before_validation: EventFiles = {}
         self._stopped_early = False
+        self._stops_to_validate = False
         self._saving = False
         self._saved_at = time.perf_counter()
         self._saved_step = -1
@@ -126,11 +129,15 @@ class ResumeCheckpoints(L.Callback):
             check_finite(trainer)  # waits for the device, so not at every step
         if trainer.global_step == trainer.max_steps:
             trainer.should_stop = True  # after which Lightning validates before it stops
+        elif not trainer.should_stop and self._is_last_validation_due(trainer, batch_idx):
+            trainer.should_stop = self._stops_to_validate = True
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
+        if self._stops_to_validate:
+            trainer.should_stop = self._stops_to_validate = False
         check_finite(trainer)  # before these weights become the best checkpoint
         batches_done = trainer.fit_loop.batch_idx + 1
         self._set_position(trainer, trainer.current_epoch, batches_done, validation_due=True)
@@ -159,7 +166,7 @@ class ResumeCheckpoints(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.defer_stop = False
         self._set_position(trainer, trainer.current_epoch, 0)
-        self._stopped_early = trainer.should_stop
+        self._stopped_early = trainer.should_stop and trainer.current_epoch != trainer.max_epochs
         stop, _ = self._reduce_flags(trainer)
         self._save(trainer, stop=stop)
 
@@ -214,6 +221,16 @@ class ResumeCheckpoints(L.Callback):
         stops_early = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
         return not self._within_step and not stops_early
 
+    def _is_last_validation_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """Whether this is the last batch that a validation can follow, after any duration."""
+        if not isinstance(self.config["trainer"].get("val_check_interval"), str | dict):
+            return False
+        assert trainer.max_epochs is not None
+        every = trainer.check_val_every_n_epoch or 1
+        last_epoch = trainer.max_epochs // every * every
+        is_last_batch = batch_idx + 1 == trainer.num_training_batches
+        return is_last_batch and trainer.current_epoch + 1 == last_epoch
+
     def _are_steps_due(self, trainer: L.Trainer) -> bool:
         steps = trainer.global_step - self._saved_step  # the same on every rank
         return self.every_steps is not None and steps >= self.every_steps
@@ -256,31 +273,6 @@ def best_digest(trainer: L.Trainer) -> str | None:
     """Return the digest of the best checkpoint so far; None if there is none."""
     path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "absent")
     return digest_of(path) if path.is_file() else None
-
-
-def gather_running_metrics(trainer: L.Trainer) -> dict[str, Tensor]:
-    """Return the epoch's running training metrics of all ranks, each of shape (num_ranks, …)."""
-    classifier = _classifier(trainer)
-    return {
-        name: classifier.all_gather(value).reshape(trainer.world_size, *value.shape).cpu()  # type: ignore[union-attr]
-        for name, value in classifier.train_metrics.totals().items()
-    }
-
-
-def restore_running_metrics(trainer: L.Trainer, totals: Mapping[str, Tensor]) -> None:
-    """Restore the epoch's running training metrics from a checkpoint."""
-    if len(totals["loss_sum"]) == trainer.world_size:
-        own = {name: values[trainer.global_rank] for name, values in totals.items()}
-    else:  # the number of ranks has changed: the first rank takes the sum
-        share = 1 if trainer.is_global_zero else 0
-        own = {name: values.sum(0) * share for name, values in totals.items()}
-    _classifier(trainer).train_metrics.restore(own)
-
-
-def _classifier(trainer: L.Trainer) -> ImageClassifier:
-    classifier = trainer.lightning_module
-    assert isinstance(classifier, ImageClassifier)
-    return classifier
 
 
 def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:

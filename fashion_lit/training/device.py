@@ -1,6 +1,7 @@
 """Select the device and precision, tune malloc, and measure GPU memory."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from fashion_lit.errors import UserError
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
 SHORT_PRECISIONS = {"16": MIXED_FP16, "bf16": MIXED_BF16, "32": FP32, "64": "64-true"}
 TF32 = "tf32"  # float32 whose products NVIDIA GPUs round to 10 mantissa bits
+CLUSTER_VARIABLES = ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # CPU features for native bf16, fastest first
 
@@ -36,13 +38,21 @@ def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None
     """Raise UserError unless this machine has the devices of a configuration.
 
     Args:
-        trainer: the configuration's `trainer`; only `accelerator` and `devices` are read.
+        trainer: the configuration's `trainer`; only `accelerator`, `devices` and `num_nodes` are
+            read.
         data_device: the configuration's `data.device`.
     """
     if data_device == "cuda" and not is_available("cuda"):
         raise UserError(
             "Expected a CUDA device for data.device=cuda, but PyTorch sees none; "
             "use data.device=auto."
+        )
+    num_nodes = trainer.get("num_nodes", 1)
+    if num_nodes != 1 and not any(name in os.environ for name in CLUSTER_VARIABLES):
+        raise UserError(
+            f"Expected a cluster's job for trainer.num_nodes={num_nodes}, but none of its "
+            f"variables is set ({', '.join(CLUSTER_VARIABLES)}); start the run by launcher=slurm, "
+            "srun or torchrun."
         )
     wanted = trainer.get("accelerator", "auto")
     kinds = AcceleratorRegistry.available_accelerators()

@@ -47,8 +47,9 @@ def test_a_stop_within_an_accumulated_step_is_exact(
         ["scheduler=plateau", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"],
         ["trainer.max_steps=2", "trainer.max_epochs=3"],
         ["trainer.max_time=00:00:00:01", "trainer.max_epochs=500", "scheduler=constant"],
+        ["trainer.val_check_interval=00:01:00:00", "trainer.max_epochs=2"],
     ],
-    ids=["early stopping", "plateau", "max_steps", "max_time"],
+    ids=["early stopping", "plateau", "max_steps", "max_time", "duration"],
 )
 def test_what_reads_a_validation_waits_for_one(settings: list[str], train: Train) -> None:
     run = train(*settings, "test=false")
