@@ -71,6 +71,7 @@ class ResumeCheckpoints(L.Callback):
         self._events_before_validation: EventFiles = {}
         self._stopped_early = False
         self._stops_to_validate = False
+        self._every_n_epochs: int | None = 1
         self._saving = False
         self._saved_at = time.perf_counter()
         self._saved_step = -1
@@ -88,6 +89,7 @@ class ResumeCheckpoints(L.Callback):
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step
+        self._every_n_epochs = trainer.check_val_every_n_epoch
         self.signals.listen()
         self.signals.defer_stop = True
         if self.record.get("stopped_early", False):
@@ -131,6 +133,8 @@ class ResumeCheckpoints(L.Callback):
             trainer.should_stop = True  # after which Lightning validates before it stops
         elif not trainer.should_stop and self._is_last_validation_due(trainer, batch_idx):
             trainer.should_stop = self._stops_to_validate = True
+        if trainer.should_stop and not _best_path(trainer):
+            trainer.check_val_every_n_epoch = 1  # or it might stop without any validation
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -138,6 +142,7 @@ class ResumeCheckpoints(L.Callback):
             return
         if self._stops_to_validate:
             trainer.should_stop = self._stops_to_validate = False
+        trainer.check_val_every_n_epoch = self._every_n_epochs
         check_finite(trainer)  # before these weights become the best checkpoint
         batches_done = trainer.fit_loop.batch_idx + 1
         self._set_position(trainer, trainer.current_epoch, batches_done, validation_due=True)
@@ -271,8 +276,13 @@ class ResumeCheckpoints(L.Callback):
 
 def best_digest(trainer: L.Trainer) -> str | None:
     """Return the digest of the best checkpoint so far; None if there is none."""
-    path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "absent")
+    path = Path(_best_path(trainer) or "absent")
     return digest_of(path) if path.is_file() else None
+
+
+def _best_path(trainer: L.Trainer) -> str:
+    """Return the file of the best checkpoint so far; "" if there is none."""
+    return getattr(trainer.checkpoint_callback, "best_model_path", "")
 
 
 def _datamodule(trainer: L.Trainer) -> FashionMNISTDataModule:

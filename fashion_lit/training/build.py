@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -143,6 +143,7 @@ def build_trainer(
     arguments.pop("compile", None)  # `compile_network` applies it
     arguments.pop("enable_progress_bar", None)  # TerminalTable draws the bar
     arguments["strategy"] = choose_strategy(config)
+    max_time = arguments.pop("max_time", None)
     device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
     requested = arguments.pop("precision")
     precision, notice = choose_precision(requested, device_type)
@@ -174,6 +175,8 @@ def build_trainer(
         use_distributed_sampler=False,  # the data module already gives every rank its share
         plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
         callbacks=[
+            # The Trainer itself would put it last, but a stop has to be known to those below.
+            *([Timer(max_time)] if max_time else []),
             LightningInternals(),
             resume_checkpoints,
             *build_callbacks(config, run),

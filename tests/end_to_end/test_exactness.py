@@ -48,8 +48,13 @@ def test_a_stop_within_an_accumulated_step_is_exact(
         ["trainer.max_steps=2", "trainer.max_epochs=3"],
         ["trainer.max_time=00:00:00:01", "trainer.max_epochs=500", "scheduler=constant"],
         ["trainer.val_check_interval=00:01:00:00", "trainer.max_epochs=2"],
+        ["trainer.max_steps=2", "trainer.max_epochs=9", "trainer.check_val_every_n_epoch=9"],
+        [
+            *("trainer.max_time=00:00:00:01", "trainer.max_epochs=500", "scheduler=constant"),
+            "trainer.check_val_every_n_epoch=500",
+        ],
     ],
-    ids=["early stopping", "plateau", "max_steps", "max_time", "duration"],
+    ids=["early stopping", "plateau", "max_steps", "max_time", "duration", "steps", "time"],
 )
 def test_what_reads_a_validation_waits_for_one(settings: list[str], train: Train) -> None:
     run = train(*settings, "test=false")
