@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from fashion_lit.config.explain import did_you_mean, explain
-from fashion_lit.config.settings import Config
+from fashion_lit.config.settings import Config, leaves
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings, check_trainer
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule, check_val_size
@@ -44,6 +44,11 @@ def check(config: Config) -> Config:
 
     Raises UserError unless they are valid, individually and in combination.
     """
+    for key, value in leaves(config).items():
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(
+                f"Expected `{key}` to be a number below 2**63, but got {shorten(str(value))}."
+            )
     typed = validate(config, run_schema(config))
     check_combinations(typed)
     return typed

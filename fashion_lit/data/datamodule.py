@@ -7,13 +7,13 @@ operation; augmentation, conversion, normalisation and resizing then run on the 
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fashion_lit.data.augment import Augment
@@ -197,10 +197,10 @@ class FashionMNISTDataModule(L.LightningDataModule):
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt = 1000,
         val_size: PositiveInt = 12000,
-        split_seed: NonNegativeInt = 0,
+        split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
         validate_on_test: bool = False,
         normalize: bool = True,
-        image_size: PositiveInt = 28,
+        image_size: Annotated[int, Field(gt=0, le=4096)] = 28,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         augment: Augment | None = None,
         seed: NonNegativeInt = 0,

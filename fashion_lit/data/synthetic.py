@@ -20,7 +20,7 @@ from fashion_lit.data.fashion_mnist import IMAGE_SIZE, NUM_CLASSES
 from fashion_lit.data.randomness import generator
 from fashion_lit.data.types import LabelledImages
 
-NumImages = Annotated[int, Field(ge=NUM_CLASSES)]
+NumImages = Annotated[int, Field(ge=NUM_CLASSES, le=10_000_000)]  # of 784 bytes
 Point = tuple[float, float]
 
 TEMPLATE_SIZE = 112  # pixels; four times the image size, for smooth edges after resampling
