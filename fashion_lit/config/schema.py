@@ -49,6 +49,8 @@ def check(config: Config) -> Config:
             raise UserError(
                 f"Expected `{key}` to be a number below 2**63, but got {shorten(str(value))}."
             )
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"Expected `{key}` to hold no NUL character, but got {value!r}.")
     typed = validate(config, run_schema(config))
     check_combinations(typed)
     return typed

@@ -1,12 +1,15 @@
 """Results that a stop, a setting or a batch size must not change."""
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from test_interruptions import stop_at
 from test_kills import assert_equal, curves, training_state
 
+from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
 
@@ -61,6 +64,29 @@ def test_what_reads_a_validation_waits_for_one(settings: list[str], train: Train
     assert run.status["state"] == "finished"
     assert run.best_checkpoint.exists()
     assert 0 <= run.metrics["val/accuracy"] <= 1
+
+
+def test_a_repeated_validation_is_logged_once(
+    train: Train, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["trainer.val_check_interval=0.5", "test=false"]
+    whole = train(*settings)
+    run = RunDirectory(whole.path.with_name("killed"))
+    calls = itertools.count(1)
+    original = ImageClassifier.validation_step
+
+    def validation_step(self: ImageClassifier, batch: Any, batch_idx: int) -> Any:
+        if next(calls) == 5:  # in the second validation, before the first last.ckpt
+            raise SystemExit
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "validation_step", validation_step)
+        main([*small, *settings, f"run_dir={run.path.as_posix()}"])
+    assert run.best_checkpoint.exists()
+    assert not run.last_checkpoint.exists()
+    assert main([f"run_dir={run.path.as_posix()}"]) == 0
+    assert_equal(curves(run), curves(whole), path="curves")
 
 
 def test_a_weighted_loss_does_not_depend_on_the_batch_size(train: Train) -> None:

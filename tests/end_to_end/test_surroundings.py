@@ -1,6 +1,7 @@
 """What surrounds a run and must neither change nor harm it: outputs, pipes, variables, places."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,10 +85,13 @@ def test_a_reader_that_goes_away_does_not_end_a_run(small: list[str], tmp_path: 
     assert run.status["state"] == "finished"
 
 
-def test_a_terminal_without_the_characters_ends_no_command(finished_run: RunDirectory) -> None:
-    sweep = finished_run.path.parent
+@pytest.mark.parametrize("command", ["leaderboard", "evaluate"])
+def test_a_terminal_without_the_characters_ends_no_command(
+    command: str, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run.path, tmp_path / "größer ≈ 2 → 日本")
     done = subprocess.run(
-        [*MODULE, "leaderboard", str(sweep)],
+        [*MODULE, command, str(tmp_path if command == "leaderboard" else run)],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,

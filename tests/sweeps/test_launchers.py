@@ -180,6 +180,15 @@ def test_jobs_of_other_processes_wait_and_failed_ones_are_reported(
     assert queue.num_done == 3
 
 
+def test_a_job_that_another_process_has_finished_did_not_fail(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", "running")
+    queue = Queue([job])
+    assert queue.take() is job
+    job.run.write_status("finished")
+    queue.give_back(job, 2)
+    assert queue.failed == []
+
+
 def test_progress_covers_the_sweep_and_every_end_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,24 @@ def test_bad_arguments_end_in_one_sentence(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", "ü #1", "a?b=c"])
+def test_a_study_is_in_the_file_that_is_named(name: str, tmp_path: Path) -> None:
+    if os.name == "nt" and "?" in name:
+        pytest.skip("Windows has no such names")
+    path = tmp_path / name / "study.db"
+    path.parent.mkdir()
+    load_study(path, "none").set_user_attr("x", 1)
+    assert path.is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert load_study(path, "none").user_attrs == {"x": 1}
+
+
+def test_a_study_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database" * 100)
+    with pytest.raises(UserError, match=r"Expected the study of a search, but .*study\.db"):
+        load_study(tmp_path / "study.db", "none")
+
+
 def test_a_space_is_no_group_of_a_run() -> None:
     with pytest.raises(UserError, match="run fashion-lit search space=adamw"):
         prepare_overrides(["search=adamw"])
