@@ -7,6 +7,7 @@ keyword-only arguments of the function or class that `name` selects, with their 
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
@@ -54,6 +55,24 @@ def check(config: Config) -> Config:
     typed = validate(config, run_schema(config))
     check_combinations(typed)
     return typed
+
+
+def check_recorded(config: Config, place: Path) -> None:
+    """Raise UserError unless the settings of a run's data and model, in a file `place`, are valid.
+
+    Settings that were added since the run was made may be missing.
+    """
+    try:
+        fields: Fields = {
+            "data": (named_schema(data_fields(config)), ...),
+            "model": (named_schema(model_fields(config)), ...),
+            "augment": (object_schema(**keyword_fields(Augment)), ...),
+            "trainer": (TrainerSettings, ...),
+        }
+        parts = {group: config[group] for group in fields if group in config}
+        validate(parts, object_schema(**fields))
+    except UserError as error:
+        raise UserError(f"{place} has no valid settings: {error}") from None
 
 
 def validate(config: Config, schema: type[BaseModel]) -> Config:

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from fashion_lit.config.schema import check_recorded
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.data.augment import flip_horizontally, shift_pixels
 from fashion_lit.data.datamodule import FashionMNISTDataModule
@@ -74,6 +75,7 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
     if not run.exists:
         raise UserError(f"Expected the directory of a run, but {run.path} has no config.yaml.")
     config = run.config
+    check_recorded(config, run.config_file)
     path, notice = choose_checkpoint(run, config, checkpoint)
     saved = read_checkpoint(path)
     record = saved[RECORD]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fashion_lit.errors import UserError
+from fashion_lit.evaluate import main as evaluate
 from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
@@ -120,6 +121,29 @@ def test_a_damaged_directory_ends_no_leaderboard(
     assert name in damaged.note
     assert leaderboard([str(tmp_path)]) == 0
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("name: fast_cnn", "name: x"), ("precision: 32-true", "precision: 7"), ("data:", "date:")],
+)
+def test_an_earlier_versions_settings_are_checked(
+    old: str,
+    new: str,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(finished_run.path, run.path)
+    run.status_file.unlink()
+    text = run.config_file.read_text().partition("# sha256")[0]
+    assert old in text
+    run.config_file.write_text(text.replace(old, new, 1))
+    assert evaluate([str(run.path)]) == 2
+    error = capsys.readouterr().err
+    assert "config.yaml" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO")
