@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from fashion_lit.files import write_atomically
 from fashion_lit.runs.records import read_object
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
+from fashion_lit.text import shorten
 
 FOLDER = ".slurm"  # in the sweep's directory: submitit's logs and jobs.json, {run: SLURM job}
 QUEUE_SECONDS = 5.0  # between two queries of the queue
@@ -57,10 +58,10 @@ class SlurmLauncher(Launcher):
             "time": time_minutes,
             "gpus_per_node": gpus_per_node or None,
             "cpus_per_task": cpus_per_task,
-            "mem": f"{round(1024 * memory_gb)}MB" if memory_gb else None,
+            "mem": f"{max(1, round(1024 * memory_gb))}MB" if memory_gb else None,
             "array_parallelism": num_jobs,
             "signal_delay_s": warning_seconds,
-            "additional_parameters": sbatch,
+            "additional_parameters": {k: v for k, v in sbatch.items() if v is not None},
         }
 
     @override
@@ -108,18 +109,22 @@ class SlurmLauncher(Launcher):
         for number, job in found.items():
             print(f"already queued as {number}: {job.run.path.name}", flush=True)
         waiting = {job.run.path for job in found.values()}
-        submitted = self.submit([job for job in jobs if job.run.path not in waiting], folder)
-        known |= {job.run.path.name: number for number, job in submitted.items()}
-        write_atomically(record, json.dumps(known, indent=2) + "\n")
-        return found | submitted
+        for submitted in self.submit([job for job in jobs if job.run.path not in waiting], folder):
+            found |= submitted
+            known |= {job.run.path.name: number for number, job in submitted.items()}
+            write_atomically(record, json.dumps(known, indent=2) + "\n")
+        return found
 
-    def submit(self, jobs: Sequence[Job], folder: Path) -> dict[str, Job]:
-        """Submit one array for each number of processes; returns {SLURM job ID: job}."""
+    def submit(self, jobs: Sequence[Job], folder: Path) -> Iterator[dict[str, Job]]:
+        """Submit one array for each number of processes; yields {SLURM job ID: job} of each.
+
+        Raises UserError if the cluster refuses one.
+        """
         from submitit import SlurmExecutor  # in the extra [slurm]
+        from submitit.core.utils import FailedJobError
 
         from fashion_lit.sweeps.slurm_task import SlurmTask
 
-        submitted: dict[str, Job] = {}
         by_size = sorted(jobs, key=lambda job: num_processes(job.config))
         for (num_nodes, num_tasks), group in groupby(by_size, lambda j: num_processes(j.config)):
             members = list(group)
@@ -131,15 +136,23 @@ class SlurmLauncher(Launcher):
                 ntasks_per_node=num_tasks,
             )
             threads = {"OMP_NUM_THREADS": str(self.cpus_per_task)}
-            with executor.batch():
-                handles = [
-                    executor.submit(SlurmTask(j.command, {**threads, **j.environment}, j.log_file))
-                    for j in members
-                ]
+            try:
+                with executor.batch():
+                    handles = [
+                        executor.submit(
+                            SlurmTask(j.command, {**threads, **j.environment}, j.log_file)
+                        )
+                        for j in members
+                    ]
+            except (FailedJobError, subprocess.CalledProcessError) as error:
+                reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+                raise UserError(
+                    f"Expected the cluster to take {len(members)} jobs, but sbatch refused them: "
+                    f"{shorten(reason, 300)}; see launcher.partition, time_minutes and sbatch."
+                ) from None
             for job, handle in zip(members, handles, strict=True):
-                submitted[handle.job_id] = job
                 print(f"submitted as {handle.job_id}: {job.run.path.name}", flush=True)
-        return submitted
+            yield {handle.job_id: job for job, handle in zip(members, handles, strict=True)}
 
 
 def num_processes(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from fashion_lit.sweeps import slurm
 from fashion_lit.sweeps.jobs import Queue, plan_jobs
 from fashion_lit.sweeps.launch import build_launcher
 from fashion_lit.sweeps.launchers import Job
-from fashion_lit.sweeps.slurm import SlurmLauncher, read_queue
+from fashion_lit.sweeps.slurm import FOLDER, SlurmLauncher, read_queue
 from fashion_lit.train import main
 
 if os.name == "nt":
@@ -231,11 +231,31 @@ def test_jobs_are_an_array_for_each_number_of_processes(
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_a_refused_array_is_one_sentence_and_earlier_ones_are_recorded(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, jobs = make_launcher(), make_jobs(tmp_path, "seed=0,1")
+    (cluster.state / "sbatch_error").write_text("sbatch: error: Invalid account")
+    with pytest.raises(UserError, match=r"sbatch refused them: .*Invalid account"):
+        launcher.attach(jobs)
+
+    def submit(jobs: Sequence[Job], folder: Path) -> Iterator[dict[str, Job]]:
+        yield {"7_0": jobs[0]}
+        raise UserError("refused")
+
+    monkeypatch.setattr(launcher, "submit", submit)
+    with pytest.raises(UserError, match="refused"):
+        launcher.attach(jobs)
+    known = json.loads((jobs[0].run.path.parent / FOLDER / "jobs.json").read_text())
+    assert known == {jobs[0].run.path.name: "7_0"}
+
+
 def test_launcher_settings_reach_sbatch(cluster: Cluster, tmp_path: Path) -> None:
     launcher = make_launcher(
         *("launcher.partition=long", "launcher.time_minutes=90", "launcher.cpus_per_task=3"),
         *("launcher.memory_gb=1.5", "launcher.gpus_per_node=2", "launcher.warning_seconds=45"),
         *("launcher.sbatch.account=x", "launcher.sbatch.qos=low"),
+        "launcher.sbatch.reservation=null",
     )
     launcher.attach(make_jobs(tmp_path, "seed=0,1"))
     make_launcher().attach(make_jobs(tmp_path, "seed=2,3"))
@@ -246,6 +266,7 @@ def test_launcher_settings_reach_sbatch(cluster: Cluster, tmp_path: Path) -> Non
         **{"array": "0-1%2", "job-name": "fashion-lit_sweep"},
     }
     assert {name: given.get(name) for name in wanted} == wanted
+    assert "reservation" not in given
     left_to_the_cluster = {"partition", "mem", "gpus-per-node", "account", "qos"}
     assert not left_to_the_cluster & by_default.keys()
     wanted = {"time": "60", "cpus-per-task": "2", "signal": "USR2@90"}
