@@ -24,8 +24,9 @@ from fashion_lit.config.explain import did_you_mean, explain
 from fashion_lit.config.settings import Config, leaves
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings, check_trainer
 from fashion_lit.data.augment import Augment
-from fashion_lit.data.datamodule import FashionMNISTDataModule, check_val_size
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.split import check_sizes
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import CLASSIFIERS
@@ -207,9 +208,8 @@ def check_combinations(config: Config) -> None:
     data, model, trainer = config["data"], config["model"], config["trainer"]
     num_epochs = trainer["max_epochs"]
     num_train = data.get("num_train", FashionMNIST.num_train)
-    if not data["validate_on_test"]:
-        check_val_size(data["val_size"], num_train)
-        num_train -= data["val_size"]
+    val_size = 0 if data["validate_on_test"] else data["val_size"]
+    num_train = check_sizes(num_train, val_size, data.get("train_size"))
     if config["scheduler"]["name"] == "plateau":
         check_plateau(trainer)
     if data["batch_size"] > num_train:

@@ -27,17 +27,23 @@ OPEN_ENDED = ("constant", "step", "plateau")
 
 # Where a run is stored and how it is started; not part of the recorded settings.
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
+# Settings that runs of earlier versions lack, and the value that these runs have in effect: with it
+# a setting counts as absent, so that their runs and sweeps resume.
+ADDED_SETTINGS = {"data.train_size": None}
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 
 Config = dict[str, Any]
 
 
 def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of all settings; lists are values."""
+    """Return {dotted key: value} of all settings but ADDED_SETTINGS; lists are values."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
-        found |= leaves(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        if isinstance(value, dict):
+            found |= leaves(value, f"{path}.")
+        elif path not in ADDED_SETTINGS or value != ADDED_SETTINGS[path]:
+            found[path] = value
     return found
 
 

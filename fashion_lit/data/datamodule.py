@@ -10,49 +10,19 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fashion_lit.data.augment import Augment
-from fashion_lit.data.fashion_mnist import NUM_CLASSES, PIXEL_MEAN, PIXEL_STD
+from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.split import check_sizes, stratified_split
 from fashion_lit.data.types import Batch, ImageSource, LabelledImages
 from fashion_lit.errors import UserError
 
 ORDER_STREAM, AUGMENT_STREAM = 0, 1  # separate the random streams of one epoch
-
-
-def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:
-    """Split the indices of `labels` (N,) into sorted train and validation indices, both int64.
-
-    Each class contributes its share of `val_size`, to within one image. numpy's RandomState is
-    used because its stream is frozen (NEP 19): the split is the same on every machine and with
-    every numpy version.
-    """
-    random = np.random.RandomState(split_seed)
-    classes = labels.cpu().numpy()
-    counts = np.bincount(classes, minlength=NUM_CLASSES)
-    shares = counts * val_size / len(classes)
-    val_counts = np.floor(shares).astype(int)
-    largest_remainders = np.argsort(val_counts - shares, kind="stable")
-    val_counts[largest_remainders[: val_size - val_counts.sum()]] += 1
-    in_val = np.zeros(len(classes), dtype=bool)
-    for class_index, val_count in enumerate(val_counts):
-        members = np.flatnonzero(classes == class_index)
-        in_val[members[random.permutation(len(members))[:val_count]]] = True
-    return torch.from_numpy(np.flatnonzero(~in_val)), torch.from_numpy(np.flatnonzero(in_val))
-
-
-def check_val_size(val_size: int, num_train: int) -> None:
-    """Raise UserError unless `val_size` is smaller than the number of images, `num_train`."""
-    if val_size >= num_train:
-        raise UserError(
-            f"Expected `data.val_size` to be smaller than the {num_train:,} training images that "
-            f"it is taken from, but got {val_size:,}."
-        )
 
 
 def to_input(images: Tensor, *, image_size: int, normalize: bool) -> Tensor:
@@ -174,7 +144,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         batch_size: images per training step and rank; the last batch of an epoch may be smaller.
         eval_batch_size: maximum images per validation or test step and rank.
         val_size: number of validation images, taken from the training images.
-        split_seed: seed of the train/validation split.
+        train_size: number of images to train on, of those that `val_size` leaves; None: all.
+        split_seed: seed of the train/validation split, and of the choice of `train_size` images.
         validate_on_test: use report A's protocol: train on all training images and validate on the
             test set. The validation metrics are then optimistic.
         normalize: shift and scale the pixels to mean 0 and standard deviation 1.
@@ -197,6 +168,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt = 1000,
         val_size: PositiveInt = 12000,
+        train_size: PositiveInt | None = None,
         split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
         validate_on_test: bool = False,
         normalize: bool = True,
@@ -206,11 +178,12 @@ class FashionMNISTDataModule(L.LightningDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        check_val_size(val_size, source.num_train)
+        check_sizes(source.num_train, 0 if validate_on_test else val_size, train_size)
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
+        self.train_size = train_size
         self.split_seed = split_seed
         self.validate_on_test = validate_on_test
         self.normalize = normalize
@@ -244,6 +217,10 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 self.train_indices, self.val_indices = stratified_split(
                     self.train.labels, self.val_size, self.split_seed
                 )
+            if self.train_size is not None:
+                labels = self.train.labels[self.train_indices]
+                _, chosen = stratified_split(labels, self.train_size, self.split_seed)
+                self.train_indices = self.train_indices[chosen]
         self.move_to(self._choose_device())
 
     def move_to(self, device: torch.device) -> None:

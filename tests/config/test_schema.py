@@ -107,6 +107,8 @@ BAD = [
     ("trainer.min_epochs=2 trainer.max_steps=750", "more than the 750 steps of trainer.min_epochs"),
     ("trainer.min_epochs=14 trainer.val_check_interval=00:00:01:00", "less than trainer.max_"),
     ("~data.device", "`~data.device` would remove a setting that every run has; give it a value"),
+    ("data.train_size=48001", "`data.train_size` to be at most the 48,000 images that are"),
+    ("data.train_size=100", "`data.batch_size` to be at most the 100 training images, but got 128"),
     ("trainer.min_epochs=-1", "Expected `trainer.min_epochs` to be greater than 0, but got -1."),
     ("trainer.min_epochs=99", "`trainer.min_epochs` to be at most trainer.max_epochs=14, but got"),
     ("trainer.gradient_clip_val=-1", "to be at least 0, but got -1."),

@@ -14,10 +14,10 @@ from fashion_lit.data.datamodule import (
     EvalBatches,
     FashionMNISTDataModule,
     TrainBatches,
-    stratified_split,
     to_input,
 )
 from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.split import stratified_split
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 
@@ -225,3 +225,18 @@ def test_the_cpu_waits_for_a_batch_and_a_gpu_does_not() -> None:
         batch: Any = (Moved(), Moved())
         moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
         assert moved == ((device, overlap), (device, overlap))
+
+
+def test_fewer_training_images_are_stratified_and_leave_the_validation_images_alone() -> None:
+    whole, few, more = build(), build(train_size=50), build(train_size=100)
+    assert torch.equal(few.val_indices, whole.val_indices)
+    chosen = [set(data.train_indices.tolist()) for data in (few, more, whole)]
+    assert list(map(len, chosen)) == [50, 100, 200]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert few.train.labels[few.train_indices].bincount().tolist() == [5] * 10
+    assert torch.equal(build(train_size=50).train_indices, few.train_indices)
+    assert not torch.equal(build(train_size=50, split_seed=1).train_indices, few.train_indices)
+    assert torch.equal(build(train_size=200).train_indices, whole.train_indices)
+    assert len(build(train_size=50, validate_on_test=True).train_indices) == 50
+    with pytest.raises(UserError, match="at most the 200 images that are left to train on"):
+        build(train_size=201)

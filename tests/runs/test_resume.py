@@ -23,6 +23,7 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import find_restart
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
+from fashion_lit.sweeps.jobs import fingerprint
 from fashion_lit.train import main
 
 CONFIG = {
@@ -471,3 +472,17 @@ def test_a_run_starts_again_only_from_the_checkpoint_it_started_from(
     assert str(source) in capsys.readouterr().err
     shutil.copy(first.last_checkpoint, source)
     assert main([f"run_dir={run.path.as_posix()}"]) == 0
+
+
+def test_a_run_without_a_setting_that_was_added_resumes_with_its_null(
+    copied_run: RunDirectory,
+) -> None:
+    config = copied_run.config
+    identity = fingerprint(config)
+    assert config["data"].pop("train_size", "gone") is None
+    assert fingerprint(config) == identity
+    assert differences(config, copied_run.config) == {}
+    copied_run.write_config(config)
+    place = f"run_dir={copied_run.path.as_posix()}"
+    assert main([place, "data.train_size=150"]) == 2
+    assert main([place, "data.train_size=null"]) == 0
