@@ -1,6 +1,7 @@
 """Small drawn data, a finished run, and the real files where the data module finds them."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     arguments += ["tensorboard.pictures=true", "tensorboard.norms_every_steps=3"]
     assert train_main(arguments) == 0
     return RunDirectory(directory)
+
+
+@pytest.fixture
+def run_copy(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the finished run that a test may change, alone in its folder."""
+    return RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path / "copy" / "run")))
 
 
 @pytest.fixture(scope="session")

@@ -64,12 +64,7 @@ def check_recorded(config: Config, place: Path) -> None:
     Settings that were added since the run was made may be missing.
     """
     try:
-        fields: Fields = {
-            "data": (named_schema(data_fields(config)), ...),
-            "model": (named_schema(model_fields(config)), ...),
-            "augment": (object_schema(**keyword_fields(Augment)), ...),
-            "trainer": (TrainerSettings, ...),
-        }
+        fields = prediction_fields(config)
         parts = {group: config[group] for group in fields if group in config}
         validate(parts, object_schema(**fields))
     except UserError as error:
@@ -104,13 +99,20 @@ def run_schema(config: Config) -> type[BaseModel]:
         run_dir=(NonEmptyText, ...),
         sweep_name=(NonEmptyText, ...),
         launcher=(dict[str, Any], ...),  # not part of a run; `sweeps.launch` checks it
-        data=(named_schema(data_fields(config)), ...),
-        model=(named_schema(model_fields(config)), ...),
-        augment=(object_schema(**keyword_fields(Augment)), ...),
         optimizer=(named_schema(keyword_fields(optimizer)), ...),
         scheduler=(named_schema(keyword_fields(scheduler)), ...),
-        trainer=(TrainerSettings, ...),
+        **prediction_fields(config),
     )
+
+
+def prediction_fields(config: Config) -> Fields:
+    """Return the fields of a configuration that decide what a trained run predicts."""
+    return {
+        "data": (named_schema(data_fields(config)), ...),
+        "model": (named_schema(model_fields(config)), ...),
+        "augment": (object_schema(**keyword_fields(Augment)), ...),
+        "trainer": (TrainerSettings, ...),
+    }
 
 
 def data_fields(config: Config) -> Fields:

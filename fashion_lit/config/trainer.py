@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -28,7 +28,7 @@ OWN_TRAINER_KEYS = {
     "plugins": "precision= or trainer.strategy=",
     "use_distributed_sampler": "trainer.devices=N (each rank draws its own share)",
 }
-COMPILE_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile other than its default
+CompileMode = Literal["reduce-overhead", "max-autotune"]  # of torch.compile, beside its default
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
 MAX_NODES = 10_000
@@ -91,7 +91,7 @@ class TrainerSettings(BaseModel):
     detect_anomaly: bool = False
     sync_batchnorm: bool = False
     reload_dataloaders_every_n_epochs: NonNegativeInt = 0
-    compile: bool | Literal["reduce-overhead", "max-autotune"] = False  # not Lightning's
+    compile: bool | CompileMode = False  # not Lightning's
 
 
 def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) -> None:
@@ -110,7 +110,10 @@ def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) ->
         check_limit(trainer, f"limit_{split}_batches", count, split)
     check_limit(trainer, "overfit_batches", num_batches["train"], "train")
     check_validations(trainer, train_batches)
-    if trainer.get("compile") in COMPILE_MODES and trainer.get("accumulate_grad_batches", 1) != 1:
+    if (
+        trainer.get("compile") in get_args(CompileMode)
+        and trainer.get("accumulate_grad_batches", 1) != 1
+    ):
         raise UserError(
             f"Expected `trainer.accumulate_grad_batches` to be 1 with trainer.compile="
             f"{trainer['compile']}, but got {trainer['accumulate_grad_batches']}: CUDA graphs "

@@ -22,9 +22,6 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import with_digest, write_atomically
 from fashion_lit.models.classifier import ImageClassifier
 
-# The key of a checkpoint under which `ResumeCheckpoints` stores what Lightning does not.
-RECORD = "run"
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically.

@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -26,6 +26,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file, event_files, is_part, write_atomically
 from fashion_lit.runs.records import (
     STATUS_DIGEST,
+    State,
     digest_of_object,
     is_intact,
     read_metrics,
@@ -34,8 +35,6 @@ from fashion_lit.runs.records import (
     read_text_of_run,
     with_config_digest,
 )
-
-State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
 
 class RunDirectory:

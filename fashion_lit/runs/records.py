@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -23,7 +23,7 @@ DIGEST_MARK = "# sha256: "  # config.yaml ends with this and the digest of all b
 STATUS_DIGEST = "sha256"  # the key of status.json that holds the digest of the others
 MAX_BYTES = 1_000_000  # of one file; a run writes about 5,000
 MAX_VALUES = 20_000  # in one configuration, with what YAML's aliases repeat
-STATES = ("running", "interrupted", "failed", "pruned", "finished")
+State = Literal["running", "interrupted", "failed", "pruned", "finished"]
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Read status.json: "state" is one of STATES, "epoch", "step" and "seconds" are numbers.
+    """Read status.json: "state" is a State, "epoch", "step" and "seconds" are numbers.
 
     Its digest is checked, which earlier versions did not write.
     """
@@ -60,7 +60,7 @@ def read_status(path: Path) -> dict[str, Any]:
     status = defaults | status
     numbers = [status[key] for key in ("epoch", "step", "seconds")]
     if (
-        status.get("state") not in STATES
+        status.get("state") not in get_args(State)
         or not all(is_finite_number(n) and n >= 0 for n in numbers)
         or not isinstance(status["reason"], str)
         or not isinstance(status.get("files", {}), dict)

@@ -14,8 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.build import build_classifier
-from fashion_lit.runs.directory import RunDirectory, State
+from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.records import State
 from fashion_lit.runs.resume import (
     CHECKPOINT_VARIABLE,
     RUN_DIR_VARIABLE,

@@ -23,7 +23,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from forked import Life, live  # noqa: E402
+from forked import Life, live, report  # noqa: E402
 from killed_train import stop_at  # noqa: E402
 from test_kills import SETTINGS, STEPS, assert_same_result  # noqa: E402
 
@@ -140,9 +140,7 @@ def main() -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         counts = walk(args.seed, args.rounds, Path(folder))
-    for outcome, count in sorted(counts.items()):
-        print(f"{count:>6}  {outcome}")
-    return 1 if any("FAULT" in outcome for outcome in counts) else 0
+    return report(counts)
 
 
 if __name__ == "__main__":

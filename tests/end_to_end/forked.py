@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,13 @@ class Life:
 
     code: int
     text: str
+
+
+def report(counts: Counter[str]) -> int:
+    """Print how often each outcome was seen; returns the exit code, 1 if one is a FAULT."""
+    for outcome, count in sorted(counts.items()):
+        print(f"{count:>6}  {outcome}")
+    return 1 if any("FAULT" in outcome for outcome in counts) else 0
 
 
 def live(

@@ -29,7 +29,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from forked import HUNG, Life, live  # noqa: E402
+from forked import HUNG, Life, live, report  # noqa: E402
 
 from fashion_lit import __main__ as command_line  # noqa: E402
 from fashion_lit.config.compose import CONF_DIR, compose_jobs  # noqa: E402
@@ -216,9 +216,7 @@ def main() -> int:
     assert threading.active_count() == 1, "a fork copies no threads"
     with tempfile.TemporaryDirectory() as folder:
         counts = fuzz(args.seed, args.draws, Path(folder))
-    for outcome, count in sorted(counts.items()):
-        print(f"{count:>6}  {outcome}")
-    return 1 if any(outcome.startswith("FAULT") for outcome in counts) else 0
+    return report(counts)
 
 
 if __name__ == "__main__":

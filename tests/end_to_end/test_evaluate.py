@@ -213,12 +213,10 @@ def test_a_run_of_unavailable_devices_is_evaluated_on_the_cpu(
     group: str,
     key: str,
     value: object,
-    finished_run: RunDirectory,
-    tmp_path: Path,
+    run_copy: RunDirectory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = RunDirectory(tmp_path / "moved")
-    shutil.copytree(finished_run.path, run.path)
+    run = run_copy
     config = run.config
     config["trainer"]["accelerator"] = "cuda" if key == "devices" else "auto"
     config[group][key] = value

@@ -153,13 +153,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.fixture
-def copied_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+def copied_run(run_copy: RunDirectory) -> RunDirectory:
     """A copy of a finished run, marked as interrupted, with a previous checkpoint."""
-    run = RunDirectory(tmp_path / "run")
-    shutil.copytree(finished_run.path, run.path)
-    shutil.copy(run.best_checkpoint, run.previous_checkpoint)
-    run.write_status("interrupted")
-    return run
+    shutil.copy(run_copy.best_checkpoint, run_copy.previous_checkpoint)
+    run_copy.write_status("interrupted")
+    return run_copy
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -425,11 +423,10 @@ def test_a_finished_runs_lost_piece_is_restored_or_named(
     piece: str,
     how: str,
     finished_run: RunDirectory,
-    tmp_path: Path,
+    run_copy: RunDirectory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = RunDirectory(tmp_path / "run")
-    shutil.copytree(finished_run.path, run.path)
+    run = run_copy
     (events,) = run.path.glob("events.*")
     path = {"best": run.best_checkpoint, "events": events, "metrics": run.metrics_file}[piece]
     if how == "deleted":

@@ -88,10 +88,8 @@ def test_bad_arguments_end_in_one_sentence(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", "ü #1", "a?b=c"])
+@pytest.mark.parametrize("name", ["a%20b", "a%2Fb", "ü #1", *([] if os.name == "nt" else ["a?b"])])
 def test_a_study_is_in_the_file_that_is_named(name: str, tmp_path: Path) -> None:
-    if os.name == "nt" and "?" in name:
-        pytest.skip("Windows has no such names")
     path = tmp_path / name / "study.db"
     path.parent.mkdir()
     load_study(path, "none").set_user_attr("x", 1)
