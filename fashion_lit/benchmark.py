@@ -26,6 +26,11 @@ from fashion_lit.benchmarking.throughput import (
 )
 from fashion_lit.benchmarking.timing import Row, machine
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, measure_records
+from fashion_lit.config.command_line import (
+    CommandParser,
+    positive_integer,
+    positive_number,
+)
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import check_writable, write_atomically
 from fashion_lit.training.device import tune_malloc
@@ -71,21 +76,19 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="fashion-lit benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("benchmark", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--data", choices=("fashion_mnist", "synthetic"), default="fashion_mnist")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds per comparison")
+    parser.add_argument("--rounds", type=positive_integer, default=5, help="rounds per comparison")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="duration of a throughput measurement"
+        "--seconds", type=positive_number, default=5.0, help="of a throughput measurement"
     )
-    parser.add_argument("--steps", type=int, default=20, help="steps of a step-time measurement")
-    parser.add_argument("--seeds", type=int, default=3, help="runs in accuracy and records")
     parser.add_argument(
-        "--peer-seeds", type=int, default=1, help="runs of the course reports' recipes"
+        "--steps", type=positive_integer, default=20, help="of a step-time measurement"
+    )
+    parser.add_argument("--seeds", type=positive_integer, default=3, help="of accuracy and records")
+    parser.add_argument(
+        "--peer-seeds", type=positive_integer, default=1, help="runs of the course reports' recipes"
     )
     parser.add_argument(
         "--set",
@@ -99,14 +102,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for unknown parts and for numbers that are not positive."""
+    """Raise UserError for unknown parts."""
     if unknown := set(args.parts) - PARTS.keys():
         raise UserError(
             f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
-        )
-    if min(args.rounds, args.seconds, args.steps, args.seeds, args.peer_seeds) <= 0:
-        raise UserError(
-            "Expected --rounds, --seconds, --steps, --seeds and --peer-seeds to be more than 0."
         )
 
 

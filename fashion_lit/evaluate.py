@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from fashion_lit.config.command_line import CommandParser
 from fashion_lit.config.settings import flatten
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError, with_exit_codes
@@ -39,11 +40,7 @@ NUM_PICTURES = 12  # per model of a comparison
 @with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit evaluate ARGUMENTS` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="fashion-lit evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("evaluate", __doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--split", choices=("val", "test"), help="default: both, if test=true")
     parser.add_argument(

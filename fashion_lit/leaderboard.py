@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fashion_lit.config.command_line import CommandParser, positive_number
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
 from fashion_lit.runs.directory import RunDirectory
@@ -21,6 +22,7 @@ from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
 from fashion_lit.sweeps.ranking import Entry, Run, is_less_better, rank, read_runs, varied_settings
 from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
+from fashion_lit.text import quote_value
 
 TEST_RECORD = "test_opened.json"
 
@@ -28,16 +30,12 @@ TEST_RECORD = "test_opened.json"
 @with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit leaderboard ARGUMENTS` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="fashion-lit leaderboard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("leaderboard", __doc__)
     parser.add_argument("sweep_dir", type=Path, help="sweeps/NAME")
     parser.add_argument("--metric", default="val/accuracy", help="the metric to rank by")
     parser.add_argument("--min", action="store_true", help="less is better, of another metric")
     parser.add_argument("--max", action="store_true", help="more is better, of another metric")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="update it every SECONDS")
+    parser.add_argument("--watch", type=positive_number, metavar="SECONDS", help="repeat it")
     parser.add_argument("--evaluate-best", action="store_true", help="test the best run, once")
     args = parser.parse_args(arguments)
     check_arguments(args)
@@ -60,8 +58,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"Expected a validation metric to rank by, but got {args.metric!r}; use "
             "--evaluate-best to open the test set once, for the best run."
         )
-    if args.watch is not None and not 0 < args.watch < float("inf"):
-        raise UserError(f"Expected `--watch` to be more than 0 seconds, but got {args.watch:g}.")
     if args.evaluate_best and args.watch:
         raise UserError(
             "`--watch` never ends, so --evaluate-best would not run; leave out one of them."
@@ -106,7 +102,7 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
         print(f"\nThe test set was opened before, for {opened['job']}: {opened['metrics']}")
         return 0
     run_dir = sweep_dir / str(opened["job"])
-    override = f'run_dir="{run_dir.absolute().as_posix()}"'
+    override = f"run_dir={quote_value(run_dir.absolute().as_posix())}"
     command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
     code = subprocess.run(command, check=False).returncode
     if code:

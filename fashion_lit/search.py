@@ -16,14 +16,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fashion_lit.config.command_line import positive_integer
 from fashion_lit.config.compose import hydra_errors_for_users
+from fashion_lit.config.flags import SettingsParser
+from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.errors import UserError, with_exit_codes
-from fashion_lit.runs.directory import quote_command
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launch import build_launcher, repeat_command
 from fashion_lit.sweeps.pruning import METRIC, PRUNERS, STUDY_FILE, load_study
 from fashion_lit.sweeps.space import check_corners, read_space
 from fashion_lit.sweeps.study import SAMPLERS, Trials, check_same_search
+from fashion_lit.text import quote_command
 
 if TYPE_CHECKING:
     import optuna
@@ -35,18 +38,16 @@ def main(arguments: list[str]) -> int:
 
     Returns the exit code: 0 if the search is done, 1 if a trial failed.
     """
-    parser = argparse.ArgumentParser(
-        prog="fashion-lit search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", help="space=NAME, key=value, key=interval(a,b)")
+    parser = SettingsParser("search", __doc__)
     parser.add_argument(
-        "--num-trials", type=int, default=20, help="total, including earlier trials"
+        "--num-trials", type=positive_integer, default=20, help="total, including earlier trials"
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe")
     parser.add_argument("--pruner", choices=PRUNERS, default="median")
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.parse(arguments)
+    if args.help:
+        parser.print_help()
+        return 0
     with StopSignals() as signals, hydra_errors_for_users():
         return launch(args, arguments, signals)
 
@@ -55,9 +56,8 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     """Open the study, run its trials and return the exit code."""
     if find_spec("optuna") is None:
         raise UserError('Expected Optuna, but it is not installed: pip install -e ".[search]"')
-    if args.num_trials < 1:
-        raise UserError(f"Expected `--num-trials` to be at least 1, but got {args.num_trials}.")
-    space, fixed = read_space(args.overrides)
+    typed = with_config_dirs(args.overrides, args.config_dir)
+    space, fixed = read_space(typed)
     config = check_corners(space, fixed)
     launcher = build_launcher(config)
     launcher.check([config])

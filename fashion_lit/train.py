@@ -16,21 +16,18 @@ from typing import Any
 
 import hydra
 
-from fashion_lit.config.compose import (
-    CONF_DIR,
-    SWEEP,
-    check_mode,
-    compose_jobs,
-    hydra_errors_for_users,
-    prepare_overrides,
-    split_jobs,
-)
+from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users, split_jobs
+from fashion_lit.config.flags import SettingsParser
+from fashion_lit.config.groups import CONF_DIR, SWEEP, with_config_dirs
+from fashion_lit.config.names import check_names
+from fashion_lit.config.overrides import check_mode, prepare_overrides
 from fashion_lit.config.settings import Config
-from fashion_lit.errors import Stopped, with_exit_codes
+from fashion_lit.errors import Stopped, UserError, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
 
 # Importing torch takes seconds, so its users are imported after Hydra has accepted the command.
 
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of Hydra's --info
 # They number the processes of a run; here with their values in a run of one process.
 RANK_VARIABLES = {
     "RANK": "0",
@@ -68,27 +65,36 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; its flags are Hydra's."""
-    parser = argparse.ArgumentParser(prog="fashion-lit train", add_help=False)
-    parser.add_argument("overrides", nargs="*")
+    """Parse the command line; except for --config-dir, its flags are those of Hydra that help."""
+    parser = SettingsParser("train")
     parser.add_argument("-m", "--multirun", action="store_true")
-    for names in (("-h", "--help"), ("--hydra-help",), ("--resolve",)):
-        parser.add_argument(*names, action="store_true")
-    for names in (("-c", "--cfg"), ("-p", "--package"), ("-sc", "--shell-completion")):
-        parser.add_argument(*names)
-    parser.add_argument("-i", "--info", nargs="?", const="all")
-    return parser.parse_intermixed_args(arguments)
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-i", "--info", nargs="?", const="all", choices=INFO)
+    args = parser.parse(arguments)
+    for name in ("package", "resolve"):
+        if getattr(args, name) and not args.cfg:
+            raise UserError(f"`--{name}` only changes what --cfg prints; add --cfg job.")
+    return args
 
 
 def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:
     """Check the command's configurations, start its run or multirun, return the exit code."""
-    multirun = args.multirun or any(text.startswith(f"{SWEEP}=") for text in args.overrides)
-    overrides = prepare_overrides(args.overrides)
-    if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
-        flags = [text for text in arguments if text not in args.overrides]
-        show([*flags, *overrides])
-        return 0
+    typed = with_config_dirs(args.overrides, args.config_dir)
+    multirun = args.multirun or any(text.lstrip("+").startswith(f"{SWEEP}=") for text in typed)
+    overrides = prepare_overrides(typed)
+    shows = [name for name in ("help", "cfg", "info") if getattr(args, name)]
+    if shows and multirun:
+        raise UserError(
+            f"`--{shows[0]}` shows one configuration; leave out -m, and give each setting one "
+            "value."
+        )
     check_mode(overrides, multirun=multirun)
+    check_names(overrides)
+    if shows:
+        show(args, overrides)
+        return 0
     if multirun:
         (first,) = compose_jobs(split_jobs(overrides)[0], multirun=False)
         from fashion_lit.sweeps.launch import launch_sweep
@@ -137,10 +143,14 @@ def ignore_foreign_ranks(trainer: Any) -> None:
         print(f"Ignoring {described}: this run has one process (trainer.devices=1).")
 
 
-def show(arguments: Sequence[str]) -> None:
-    """Let Hydra print the output of its own flags, such as --cfg job or --help."""
+def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Let Hydra print what its flags --help, --cfg or --info ask for."""
+    flags = ["--help"] if args.help else [f"--info={args.info}"] if args.info else []
+    if args.cfg:
+        flags = [f"--cfg={args.cfg}", *(["--resolve"] if args.resolve else [])]
+        flags += [f"--package={args.package}"] if args.package else []
     before = sys.argv
-    sys.argv = [before[0], *arguments]
+    sys.argv = [before[0], *flags, *overrides]
     try:
         task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
         task(lambda _: None)()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fashion_lit.__main__ import COMMANDS
-from fashion_lit.config.compose import CONF_DIR, compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.groups import CONF_DIR
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.sweeps.space import check_corners, read_space
 

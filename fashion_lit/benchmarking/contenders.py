@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from fashion_lit.benchmarking.baselines import NUM_WARM_UP_STEPS, PlainLoop, loader
 from fashion_lit.benchmarking.timing import wait_for
-from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import LOCATION_KEYS, Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule

@@ -1,17 +1,45 @@
 """Describe an invalid setting in one sentence, with a suggestion of the intended name.
 
 explain(error, config, schema, reserved={})  # "Unknown setting `optimizer.l`; …"
-did_you_mean("adma", ["adam", "sgd"])  # "; did you mean `adam`?"
 """
 
-import difflib
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fashion_lit.text import shorten
+from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, set_by_choice
+from fashion_lit.text import CONTAINED, contains, last_part, nearest, question, shorten, similarity
+
+# Other programs' words for settings of this one, whose names have other letters.
+OTHER_WORDS = {
+    "epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "learning_rate": "optimizer.lr",
+    "max_lr": "optimizer.lr",
+    "wd": "optimizer.weight_decay",
+    "bs": "data.batch_size",
+    "gpus": "trainer.devices",
+    "device": "trainer.accelerator",
+    "amp": "precision",
+    "fp16": "precision",
+    "clip": "trainer.gradient_clip_val",
+    "grad_clip": "trainer.gradient_clip_val",
+    "arch": "model",
+    "network": "model",
+    "backbone": "model",
+    "dataset": "data",
+    "augmentation": "augment",
+    "name": "run_dir",
+    "run_name": "run_dir",
+    "resume": "run_dir",
+    "output": "output_root",
+    "out": "output_root",
+    "checkpoint_path": "ckpt_path",
+}
 
 
 def explain(
@@ -41,9 +69,7 @@ def explain(
             path = f"{path}.{key}"
         if path in reserved:
             return f"`{path}` is set by fashion-lit itself; use {reserved[path]} instead."
-        paths = list(_key_paths(schema))
-        hint = did_you_mean(path, paths) or _siblings(path, paths)
-        return f"Unknown setting `{path}`{hint}"
+        return unknown_setting(path, list(_key_paths(schema)))
     expected = [_expectation(d) for d in details if _locate(config, d["loc"])[0] == path]
     expectation = " or ".join(dict.fromkeys(expected))
     if first["type"] == "missing":
@@ -53,6 +79,46 @@ def explain(
             "shows all settings."
         )
     return f"Expected `{path}` to be {expectation}, but got {shorten(repr(value))}."
+
+
+def unknown_setting(path: str, known: Sequence[str]) -> str:
+    """Return a sentence about the unknown setting `path`, given the dotted paths of known ones."""
+    word = last_part(path)
+    meant = suggest(path, known)
+    if word in ("num_workers", "workers"):
+        hint = "; there are no worker processes, because the data is in memory."
+    elif choice := next((c for c, names in _settings_by_choice() if path in names), None):
+        hint = f"; it exists with {choice}."
+    elif meant and (word in OTHER_WORDS or similarity(path, meant[0]) >= CONTAINED):
+        hint = question(meant)
+    else:
+        hint = _elsewhere(path) or question(meant) or _siblings(path, known)
+    return f"Unknown setting `{shorten(path)}`{hint}"
+
+
+def suggest(path: str, known: Sequence[str]) -> list[str]:
+    """Return the settings that an unknown one may mean: by OTHER_WORDS, or the most similar."""
+    word = last_part(path)
+    if word in OTHER_WORDS and ("." not in path or word not in map(last_part, known)):
+        return [OTHER_WORDS[word]]
+    return nearest(path, [*known, *(default_groups() if "." not in path else ())])
+
+
+def _elsewhere(path: str) -> str:
+    """Return "; with optimizer=sgd there is `optimizer.momentum`." if other choices have it."""
+    for choice, names in _settings_by_choice():
+        found = [name for name in names if contains(last_part(name), last_part(path))]
+        if found:
+            listed = " and ".join(f"`{name}`" for name in found)
+            return f"; with {choice} there {'is' if len(found) == 1 else 'are'} {listed}."
+    return ""
+
+
+@cache
+def _settings_by_choice() -> list[tuple[str, list[str]]]:
+    groups = sorted(default_groups() - {"experiment", "debug"})
+    files = [(group, *pair) for group in groups for pair in choice_files(group, [CONF_DIR]).items()]
+    return [(f"{group}={name}", set_by_choice(group, path)) for group, name, path in files]
 
 
 def _locate(config: Mapping[str, Any], location: Sequence[int | str]) -> tuple[str, Any]:
@@ -86,8 +152,8 @@ def _expectation(detail: Mapping[str, Any]) -> str:
         "bool_type": "true or false",
         "string_type": "text",
         "string_pattern_mismatch": "a time as DD:HH:MM:SS",
-        "list_type": "a list",
-        "tuple_type": "a list",
+        "list_type": "a list, such as [a,b]",
+        "tuple_type": "a list, such as [a,b]",
         "too_short": "a list of at least {min_length} values",
         "too_long": "a list of at most {max_length} values",
         "model_type": "a group of settings",
@@ -95,7 +161,7 @@ def _expectation(detail: Mapping[str, Any]) -> str:
     }
     if kind == "literal_error" and " or " not in context["expected"]:
         return context["expected"]
-    message = str(detail["msg"])
+    message = str(detail["msg"]).removeprefix("Value error, ")
     return phrases[kind].format(**context) if kind in phrases else message[:1].lower() + message[1:]
 
 
@@ -115,19 +181,3 @@ def _siblings(path: str, paths: Sequence[str]) -> str:
     if not group or not 0 < len(names) <= 15:
         return "; fashion-lit train --cfg job shows them all."
     return f"; `{group}` has {', '.join(sorted(names))}."
-
-
-def did_you_mean(text: str, choices: Collection[str], prefix: str = "") -> str:
-    """Return '; did you mean `…`?' with the choice most similar to `text`, '' if none is similar.
-
-    Dotted paths are compared by their last part (`lr` is similar to `optimizer.lr`); the whole path
-    breaks ties.
-    """
-
-    def similarity(choice: str) -> float:
-        last, choice_last = text.split(".")[-1], choice.split(".")[-1]
-        whole = difflib.SequenceMatcher(None, text, choice).ratio()
-        return difflib.SequenceMatcher(None, last, choice_last).ratio() + whole / 100
-
-    best = max(choices, key=similarity, default="")
-    return f"; did you mean `{prefix}{best}`?" if best and similarity(best) > 0.6 else ""

@@ -20,7 +20,7 @@ from pydantic import (
     create_model,
 )
 
-from fashion_lit.config.explain import did_you_mean, explain
+from fashion_lit.config.explain import explain
 from fashion_lit.config.settings import Config, leaves
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings, check_trainer
 from fashion_lit.data.augment import Augment
@@ -34,7 +34,7 @@ from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
-from fashion_lit.text import shorten
+from fashion_lit.text import did_you_mean, shorten
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
 Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model

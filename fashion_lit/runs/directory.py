@@ -11,9 +11,7 @@ This module only reads and writes files; it does not train.
 
 import json
 import os
-import shlex
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +33,7 @@ from fashion_lit.runs.records import (
     read_text_of_run,
     with_config_digest,
 )
+from fashion_lit.text import quote_command, quote_if_needed
 
 
 class RunDirectory:
@@ -260,12 +259,5 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command that resumes the run."""
-        text = self.path.as_posix()
-        plain = all(c.isalnum() or c in "/._-:~" for c in text)
-        override = f"run_dir={text}" if plain else f'run_dir="{text}"'
+        override = f"run_dir={quote_if_needed(self.path.as_posix())}"
         return quote_command("fashion-lit", "train", override)
-
-
-def quote_command(*words: str) -> str:
-    """Return the words as one command line, quoted for this system's shell."""
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

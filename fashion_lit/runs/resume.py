@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fashion_lit.config.compose import amend, parse_override
+from fashion_lit.config.compose import amend
+from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
     LOCATION_KEYS,

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from fashion_lit.config.compose import compose_jobs, parse_override, split_jobs
+from fashion_lit.config.compose import compose_jobs, split_jobs
+from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory

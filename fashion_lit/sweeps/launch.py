@@ -12,11 +12,12 @@ from fashion_lit.config.schema import (
 )
 from fashion_lit.config.settings import Config
 from fashion_lit.errors import Stopped
-from fashion_lit.runs.directory import RunDirectory, quote_command
+from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.jobs import Queue, is_finished, plan_jobs
 from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
 from fashion_lit.sweeps.slurm import SlurmLauncher
+from fashion_lit.text import quote_command, quote_if_needed
 
 LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": SlurmLauncher}
 
@@ -54,8 +55,8 @@ def launch_sweep(
 
 def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:
     """Return the command line that continues a sweep or a search."""
-    given = [text for text in arguments if not text.startswith("sweep_name=")]
-    return quote_command("fashion-lit", command, *given, f"sweep_name={name}")
+    given = [text for text in arguments if not text.lstrip("+").startswith("sweep_name=")]
+    return quote_command("fashion-lit", command, *given, f"sweep_name={quote_if_needed(name)}")
 
 
 def build_launcher(config: Config) -> Launcher:

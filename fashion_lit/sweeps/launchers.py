@@ -26,6 +26,7 @@ from typing_extensions import override
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals, stop_signals
+from fashion_lit.text import quote_value
 from fashion_lit.training.device import check_devices
 
 POLL_SECONDS = 0.1
@@ -54,7 +55,7 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The command that starts or resumes the run."""
-        place = f'++run_dir="{self.run.path.absolute().as_posix()}"'
+        place = f"++run_dir={quote_value(self.run.path.absolute().as_posix())}"
         return [sys.executable, "-m", "fashion_lit", "train", *self.overrides, place]
 
     @property

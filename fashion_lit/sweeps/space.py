@@ -5,14 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from fashion_lit.config.compose import (
-    SPACES,
-    check_mode,
-    compose_jobs,
-    expand,
-    parse_override,
-    prepare_overrides,
-)
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.groups import SPACES, parse_override
+from fashion_lit.config.overrides import check_mode, expand, prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config
 from fashion_lit.errors import UserError

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from typing_extensions import override
 
-from fashion_lit.config.compose import parse_override, prepare_overrides
+from fashion_lit.config.groups import parse_override
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.data.randomness import derive_seed
 from fashion_lit.errors import UserError
 from fashion_lit.sweeps.jobs import plan_jobs

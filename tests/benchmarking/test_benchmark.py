@@ -392,7 +392,8 @@ def test_records_are_whole_runs_and_are_written_without_a_ratio(
             ["dat"],
             "inference, accuracy, records, but got dat.",
         ),
-        (["--rounds", "0"], "to be more than 0"),
+        (["--rounds", "0"], "Expected `--rounds` to be a whole number of at least 1, but got '0'."),
+        (["--seconds", "nan"], "Expected `--seconds` to be a number above 0, but got 'nan'."),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from fashion_lit.config.compose import CONF_DIR, SPACES, SWEEP, compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.groups import CONF_DIR, SPACES, SWEEP
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config, flatten, network_name
 from fashion_lit.errors import UserError

@@ -6,7 +6,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings
 from fashion_lit.errors import UserError
@@ -32,7 +33,7 @@ BAD = [
     ("+foo=1", "Unknown setting `foo`; fashion-lit train --cfg job shows them all."),
     ("batch_size=64", "Unknown setting `batch_size`; did you mean `data.batch_size`?"),
     ("trainer.max_epoch=3", "did you mean `trainer.max_epochs`?"),
-    ("data=synthetic data.root=here", "`data.root`; `data` has batch_size, device, drawing_seed"),
+    ("data=synthetic data.root=here", "`data.root`; it exists with data=fashion_mnist."),
     ("optimiser.lr=1", "Unknown setting `optimiser.lr`; did you mean `optimizer.lr`?"),
     ("model.network.dropout=1", "Unknown setting `model.network.dropout`"),
     ("data.batch_size=0", "Expected `data.batch_size` to be greater than 0, but got 0."),
@@ -57,8 +58,8 @@ BAD = [
      "`trainer.accumulate_grad_batches` to be 1 with trainer.compile=reduce-overhead, but got 2: "),
     ("trainer.compile=max-autotune trainer.accumulate_grad_batches=2", "use trainer.compile=true."),
     ("data=synthetic data.batch_size=5001", "to be at most the 5,000 training images, but got"),
-    ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; `optimizer` "
-     "has betas, decay_norms_and_biases, fused, lr, name, weight_decay."),
+    ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; it "
+     "exists with optimizer=sgd."),
     ("seed=-1", "Expected `seed` to be at least 0, but got -1."),
     ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
     ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),

@@ -32,7 +32,8 @@ sys.path.insert(0, str(HERE))
 from forked import HUNG, Life, live, report  # noqa: E402
 
 from fashion_lit import __main__ as command_line  # noqa: E402
-from fashion_lit.config.compose import CONF_DIR, compose_jobs  # noqa: E402
+from fashion_lit.config.compose import compose_jobs  # noqa: E402
+from fashion_lit.config.groups import CONF_DIR  # noqa: E402
 from fashion_lit.config.schema import (  # noqa: E402
     OPTIMIZERS,
     SCHEDULERS,

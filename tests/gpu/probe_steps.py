@@ -19,7 +19,8 @@ from fashion_lit.benchmarking.contenders import (
     load,
     plain_loop,
 )
-from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import to_input

@@ -248,7 +248,7 @@ def test_misspelled_setting_of_a_resumed_run_is_reported(
     copied_run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([f"run_dir={copied_run.path.as_posix()}", "optimizer.lrr=0.7"]) == 2
-    assert "`optimizer.lrr` is absent in the record" in capsys.readouterr().err
+    assert "Unknown setting `optimizer.lrr`; did you mean" in capsys.readouterr().err
 
 
 def test_more_epochs_resume_from_the_last_one(

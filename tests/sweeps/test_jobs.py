@@ -15,7 +15,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from fashion_lit.config.compose import prepare_overrides
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.jobs import fingerprint, plan_jobs

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fashion_lit.config.compose import CONF_DIR, SPACES, parse_override, prepare_overrides
+from fashion_lit.config.groups import CONF_DIR, SPACES, parse_override
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import UserError
 from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
@@ -76,7 +77,10 @@ def test_drawn_values_depend_on_the_seed_and_earlier_trials() -> None:
         (["optimizer.lrr=1,2"], "Unknown setting `optimizer.lrr`"),
         (["seed=1,2", "test=true"], "Expected `test` to be false"),
         (["seed=1,2", "launcher=slurm"], "on a cluster, run this command with the same"),
-        (["seed=1,2", "--num-trials", "0"], "Expected `--num-trials` to be at least 1"),
+        (
+            ["seed=1,2", "--num-trials", "0"],
+            "`--num-trials` to be a whole number of at least",
+        ),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(

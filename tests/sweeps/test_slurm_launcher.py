@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 from typing_extensions import override
 
-from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals

@@ -1,0 +1,210 @@
+"""Check the overrides of a command line, `key=value`, and bring them into the form Hydra composes.
+
+prepare_overrides(["optimizer=adam", "trainer.max_steps=9"])  # […, "++trainer.max_steps=9"]
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Glob, Override, QuotedString
+
+from fashion_lit.config.groups import (
+    CONF_DIR,
+    MAIN_FILE,
+    OPTIONAL_GROUPS,
+    PLACES,
+    SEARCH_PATH,
+    SPACES,
+    SWEEP,
+    choice_files,
+    config_dirs,
+    default_groups,
+    is_group,
+    parse_override,
+    paths_in,
+    read_yaml,
+)
+from fashion_lit.errors import UserError
+from fashion_lit.text import did_you_mean, quote_value, shorten
+
+# What to use instead of settings of Hydra itself, which only composes the configuration here.
+HYDRA_SETTINGS = {
+    "hydra.mode": "-m for a multirun",
+    "hydra.run": "run_dir=DIR",
+    "hydra.sweep": "sweep_name=NAME and output_root=DIR, which give output_root/sweeps/NAME",
+    "hydra.launcher": "launcher=local, parallel or slurm",
+    "hydra.sweeper": "-m for all combinations of values, or fashion-lit search",
+}
+
+
+def prepare_overrides(overrides: Sequence[str]) -> list[str]:
+    """Check and normalise command-line overrides.
+
+    Raises UserError for a malformed override or an unknown choice of a config group. Any other key
+    is accepted with or without `+`, so that a Trainer argument that is not in train.yaml needs no
+    `+`; `schema.check` validates it.
+    """
+    prepared = []
+    directories = config_dirs(overrides)
+    for text in expand(overrides, SWEEP, SWEEP):
+        override = parse_override(text)
+        key = override.get_key_element().lstrip("+~")
+        check_key(key, override)
+        if override.is_delete():
+            check_deletion(key, text)
+            prepared.append(text)
+        elif is_group(key, directories):
+            value = chosen_value(key, override, directories)
+            prepared.append(f"{'' if key in default_groups() else '+'}{key}={value}")
+        elif "/" in key or "@" in key or key == SEARCH_PATH:
+            prepared.append(text)
+        else:
+            check_is_no_glob(key, override)
+            prepared.append("++" + (as_text(key, text, override) or text.lstrip("+")))
+    return prepared
+
+
+def as_text(key: str, text: str, override: Override) -> str | None:
+    """Return an override whose value, a number or truth value as typed, is text; None for others.
+
+    Only for PLACES: a sweep may be called 007.
+    """
+    if key not in PLACES:
+        return None
+    if override.is_sweep_override():
+        if key in ("ckpt_path", "init_from"):
+            return None
+        raise UserError(f"Expected one `{key}`, but got several: {shorten(text)}.")
+    is_word = isinstance(override.value(), bool | int | float)
+    return f"{key}={quote_value(text.partition('=')[2])}" if is_word else None
+
+
+def check_key(key: str, override: Override) -> None:
+    """Raise UserError for a setting of Hydra or of another command."""
+    if key in (SPACES, "space"):
+        raise UserError(
+            f"`{key}` names a search space, which only fashion-lit search uses; run "
+            f"fashion-lit search space={override.get_value_element_as_str()}."
+        )
+    if key.startswith(("hydra/", "hydra.")) and key != SEARCH_PATH:
+        start = ".".join(key.replace("/", ".").split(".")[:2])
+        instead = HYDRA_SETTINGS.get(start)
+        raise UserError(
+            f"`{shorten(key)}` has no effect, because Hydra only composes the configuration; "
+            + (f"use {instead}." if instead else "leave it out.")
+        )
+
+
+def check_deletion(key: str, text: str) -> None:
+    """Raise UserError for `~key` of a setting that every run has."""
+    if key.startswith("trainer.") or key in OPTIONAL_GROUPS:
+        return
+    main = read_yaml(CONF_DIR / MAIN_FILE)
+    group = main.get(key)
+    if key in default_groups():
+        remedy = f"choose another by {key}=NAME"
+    elif isinstance(group, dict):
+        remedy = f"give its settings other values: {', '.join(paths_in(group, f'{key}.'))}"
+    else:
+        remedy = f"give it a value by {shorten(key)}=VALUE"
+    raise UserError(f"`{shorten(text)}` would remove a setting that every run has; {remedy}.")
+
+
+def check_is_no_glob(key: str, override: Override) -> None:
+    """Raise UserError for glob(…) as the value of a setting."""
+    if isinstance(override.value(), Glob):
+        raise UserError(
+            f"Expected values for `{key}`, but got glob(…), which chooses among the files of a "
+            "group, as in optimizer=glob(*)."
+        )
+
+
+def chosen_value(group: str, override: Override, directories: Sequence[Path]) -> str:
+    """Return the value of a config group, with glob(…) written as the choices that it matches.
+
+    Raises UserError unless every value is one of the group's choices.
+    """
+    files = choice_files(group, directories)
+    known = [*files, *(["null"] if group in OPTIONAL_GROUPS else [])]
+    value = override.value()
+    if isinstance(value, Glob):
+        if not (matched := value.filter(list(files))):
+            raise UserError(
+                f"Expected glob(…) to match one of {', '.join(files)}, but it matches none of the "
+                f"choices of `{group}`."
+            )
+        return ",".join(matched)
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise UserError(
+            f"Expected `{group}` to be one of {', '.join(known)}, or several as in "
+            f"{group}=a,b, but got a range."
+        )
+    if override.is_sweep_override():
+        values = list(override.sweep_string_iterator())
+    elif isinstance(value, QuotedString):
+        values = [value.text]
+    else:
+        values = [override.get_value_element_as_str()]
+    for name in values:
+        if name not in known:
+            raise UserError(
+                f"Expected `{group}` to be one of {', '.join(known)}, but got {shorten(name)!r}"
+                f"{did_you_mean(name, known, f'{group}=') or '.'}"
+            )
+    return ",".join(values)
+
+
+def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
+    """Replace WORD=NAME by the overrides in FOLDER/NAME.yaml.
+
+    Other overrides in `overrides` take precedence over those of the file. Raises UserError if there
+    is no such file, or if several are named.
+    """
+    chosen = [text for text in overrides if text.lstrip("+").startswith(f"{word}=")]
+    if not chosen:
+        return list(overrides)
+    typed = [text for text in overrides if text not in chosen]
+    override = parse_override(chosen[-1].lstrip("+"))
+    if len(chosen) > 1 or override.is_sweep_override():
+        raise UserError(
+            f"Expected one `{word}`, but got {shorten(' '.join(chosen))}; type one command for "
+            "each, with the same sweep_name."
+        )
+    directories = config_dirs(overrides)
+    name = chosen_value(folder, override, directories).removeprefix("/")
+    settings = flat(read_yaml(choice_files(folder, directories)[name]))
+    keys = {parse_override(text).key_or_group for text in typed}
+    return typed + [f"{key}={value}" for key, value in settings.items() if key not in keys]
+
+
+def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return {"optimizer.lr": "0.1,0.2"} of settings whose keys are dotted or nested."""
+    found = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            words = {None: "null", True: "true", False: "false"}
+            is_word = value is None or isinstance(value, bool)
+            found[f"{prefix}{key}"] = words[value] if is_word else str(value)
+    return found
+
+
+def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
+    """Raise UserError for settings of a single run in a multirun, and vice versa."""
+    given = {o.key_or_group: o for o in map(parse_override, overrides)}
+    if multirun and "run_dir" in given:
+        raise UserError(
+            "`run_dir` is the directory of a single run; in a multirun, use sweep_name=NAME, and "
+            "output_root=DIR for the parent of sweeps/NAME."
+        )
+    if not multirun and "sweep_name" in given:
+        raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
+    for key in given:
+        if not multirun and key.split(".")[0] == "launcher":
+            raise UserError(f"`{key}` sets how a multirun starts its jobs; add -m.")
+    if multirun and "test" in given and given["test"].value() is not False:
+        raise UserError(
+            "Expected `test` to be false in a multirun, whose jobs are compared on validation "
+            "images; evaluate the best one with fashion-lit leaderboard --evaluate-best."
+        )
