@@ -20,7 +20,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fashion_lit.config.groups import CONF_DIR, config_dirs, is_group, parse_override
+from fashion_lit.config.groups import (
+    CONF_DIR,
+    choice_files,
+    config_dirs,
+    is_group,
+    parse_override,
+    set_by_choice,
+)
 from fashion_lit.config.settings import LOCATION_KEYS, Config
 from fashion_lit.errors import UserError
 from fashion_lit.text import quote_command, shorten
@@ -148,6 +155,33 @@ def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
         if key.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
             _set(amended, key, _look_up(composed, key))
     return amended
+
+
+def adopt(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:
+    """Apply overrides to recorded settings, config groups too, and return the result.
+
+    A chosen group replaces the recorded one and what else its file sets. An experiment describes a
+    whole run: then `composed` replaces the recorded settings, without LOCATION_KEYS.
+
+    Args:
+        recorded: settings of a run or a checkpoint.
+        overrides: overrides returned by `prepare_overrides`, each with one value.
+        composed: configuration that the overrides give for a new run.
+    """
+    adopted = copy.deepcopy(recorded)
+    directories = config_dirs(overrides)
+    for override in map(parse_override, overrides):
+        key = override.key_or_group
+        if key == "experiment":
+            return {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
+        paths = [key]
+        if is_group(key, directories):
+            file = choice_files(key, directories).get(str(override.value()))
+            paths = [key] * (key in composed) + (set_by_choice(key, file) if file else [])
+        for path in paths:
+            if path.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
+                _set(adopted, path, _look_up(composed, path))
+    return adopted
 
 
 def _look_up(config: Config, path: str) -> Any:

@@ -95,6 +95,7 @@ def run_schema(config: Config) -> type[BaseModel]:
         tensorboard=(TENSORBOARD, ...),
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
+        init_from=(str | None, None),
         output_root=(NonEmptyText, ...),
         run_dir=(NonEmptyText, ...),
         sweep_name=(NonEmptyText, ...),

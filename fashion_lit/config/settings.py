@@ -3,9 +3,13 @@
 This module does not import torch or Hydra.
 """
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError
+from fashion_lit.text import quote_command, quote_if_needed
 
 # Settings that cannot change the result of a run, so it may resume with different values.
 RESULT_NEUTRAL = (
@@ -29,10 +33,18 @@ OPEN_ENDED = ("constant", "step", "plateau")
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
 # Settings that runs of earlier versions lack, and the value that these runs have in effect: with it
 # a setting counts as absent, so that their runs and sweeps resume.
-ADDED_SETTINGS = {"data.train_size": None}
+ADDED_SETTINGS = {"data.train_size": None, "init_from": None}
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 
 Config = dict[str, Any]
+
+
+def absolute(path: Any) -> Any:
+    """Return an absolute path; what is no text stays the same."""
+    try:
+        return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
+    except RuntimeError:  # "~name" of an unknown user
+        return path
 
 
 def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -77,7 +89,7 @@ def differences(recorded: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def check_resumable(recorded: Config, wanted: Config, owner: str) -> Config:
+def check_resumable(recorded: Config, wanted: Config, owner: str, path: Path) -> Config:
     """Return `wanted` if a run with the settings `recorded` may resume with them.
 
     Raises UserError, which lists the forbidden changes, if they would change the result.
@@ -86,6 +98,7 @@ def check_resumable(recorded: Config, wanted: Config, owner: str) -> Config:
         recorded: settings of the run or checkpoint.
         wanted: settings to resume with.
         owner: name of the run or checkpoint in the message.
+        path: its directory or file.
     """
     changed = differences(recorded, wanted)
     forbidden = [key for key in changed if not may_change(key, recorded, wanted)]
@@ -97,11 +110,34 @@ def check_resumable(recorded: Config, wanted: Config, owner: str) -> Config:
         hint = ""
         if "trainer.max_epochs" in forbidden:
             hint = f" (more epochs need a scheduler that is {' or '.join(OPEN_ENDED)})"
+        remedy = "or start another run"
+        new = {key: changed[key][1] for key in forbidden}
+        if not any(key.startswith(("model.", "ckpt_path", "init_from")) for key in new):
+            remedy = f"or start a new run from its weights: {init_command(path, new)}"
         raise UserError(
             f"Expected the settings of {owner}, but {changes}{hint}; omit these settings to "
-            "continue it, or start another run."
+            f"continue it, {remedy}."
         )
     return wanted
+
+
+def init_command(path: Path, settings: Mapping[str, Any]) -> str:
+    """Return the command that starts a new run from the weights of a run or a checkpoint.
+
+    Args:
+        path: the run's directory or the file.
+        settings: new settings, by their dotted keys.
+    """
+    typed = [f"{key}={_typed(value)}" for key, value in settings.items() if value != "absent"]
+    place = f"init_from={quote_if_needed(path.as_posix())}"
+    return quote_command("fashion-lit", "train", place, *typed)
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed in an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return quote_if_needed(value) if isinstance(value, str) else json.dumps(value)
 
 
 def may_change(key: str, recorded: Config, wanted: Config) -> bool:

@@ -88,6 +88,12 @@ class ImageClassifier(L.LightningModule):
             raise UserError(f"Expected a checkpoint, but {path} is damaged.")
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights and buffers, by their names in the network, into it and its average."""
+        for network in (self.network, self.average):
+            if network is not None:
+                network.load_state_dict({**network.state_dict(), **weights})
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10), whose softmax is the class probabilities.
 

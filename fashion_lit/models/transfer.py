@@ -13,6 +13,7 @@ import torch
 import torchvision
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
@@ -122,6 +123,11 @@ class TransferClassifier(ImageClassifier):
         self.unfreeze_epoch = unfreeze_epoch
         # randomly initialised layers, which are trained even if the backbone is frozen
         self.new_layers = (HEAD, STEM) if reinit_stem else (HEAD,)
+
+    @override
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        super().start_from(weights)
+        self.pretrained = False  # or the ImageNet weights would replace them
 
     def setup(self, stage: str) -> None:
         """Load the pretrained weights when a fit starts without a checkpoint."""

@@ -17,9 +17,12 @@ from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
     LOCATION_KEYS,
+    OPEN_ENDED,
     Config,
+    absolute,
     check_resumable,
     differences,
+    init_command,
     is_result_neutral,
     may_change,
     network_name,
@@ -29,6 +32,11 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.initial_weights import (
+    check_weights_fit,
+    source_of,
+    with_settings_of_source,
+)
 from fashion_lit.runs.integrity import IS_RESUMABLE, RECORD, check_fits, read_checkpoint
 from fashion_lit.runs.lost_files import (
     check_recorded_files,
@@ -60,8 +68,9 @@ class Restart:
 def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Config, Path]:
     """Return a single run's checked settings and its directory.
 
-    An existing run takes the settings recorded in its directory, and a new run from `ckpt_path`
-    those recorded in the checkpoint. Raises UserError if an override would change the result.
+    An existing run takes the settings recorded in its directory, and a new run from `ckpt_path` or
+    `init_from` those recorded in the checkpoint. Raises UserError if an override would change the
+    result.
     """
     composed = with_absolute_paths(composed)
     run_dir = Path(str(composed["run_dir"]))
@@ -71,25 +80,41 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     locations = {key: composed[key] for key in LOCATION_KEYS}
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
+    if checkpoint is not None and composed.get("init_from") is not None and not run.exists:
+        raise UserError(
+            "Expected one of `init_from`, which takes the weights alone, and `ckpt_path`, which "
+            "continues a training, but got both."
+        )
     if run.exists:
         # An old record may lack a result-neutral setting that was added since.
         newer = {key: value for key, value in composed.items() if is_result_neutral(key)}
         recorded = newer | run.config
         wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
-        settings = check_resumable(recorded, wanted, f"the run in {run.path}")
+        settings = check_resumable(recorded, wanted, f"the run in {run.path}", run.path)
     elif checkpoint is not None:
         record = read_record(checkpoint)
         recorded = record["config"]
         wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
         wanted |= {"ckpt_path": recorded["ckpt_path"]}
-        settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}")
+        settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}", checkpoint)
         settings |= {"ckpt_path": str(checkpoint.absolute())}
-        check_epochs_left(record["epochs_done"], settings["trainer"]["max_epochs"], checkpoint)
+        check_epochs_left(record["epochs_done"], settings, checkpoint)
         if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
-            name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
-            run_dir = run_dir.with_name(name)
+            run_dir = named_after(settings, run_dir, composed)
+    elif composed.get("init_from") is not None:
+        settings = with_settings_of_source(composed, overrides)
+        if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
+            run_dir = named_after(settings, run_dir, composed)
     settings = check(settings | locations)
+    if not run.exists:
+        check_weights_fit(settings)
     return {key: value for key, value in settings.items() if key not in LOCATION_KEYS}, run_dir
+
+
+def named_after(settings: Config, run_dir: Path, composed: Config) -> Path:
+    """Return a new run's directory, named after its network instead of the composed one."""
+    name = run_dir.name.removesuffix(network_name(composed)) + network_name(settings)
+    return run_dir.with_name(name)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -109,7 +134,8 @@ def with_absolute_paths(config: Config) -> Config:
         ]
     if model.get("weights"):
         model["weights"] = absolute(model["weights"])
-    return config | {"data": data, "model": model}
+    places = {key: absolute(config[key]) for key in ("ckpt_path", "init_from") if config.get(key)}
+    return config | {"data": data, "model": model} | places
 
 
 def with_recorded_weights(wanted: Config, recorded: Config) -> Config:
@@ -123,21 +149,19 @@ def with_recorded_weights(wanted: Config, recorded: Config) -> Config:
     return wanted | {"model": wanted["model"] | {"weights": before}}
 
 
-def absolute(path: Any) -> Any:
-    """Return an absolute path; what is no text stays the same."""
-    try:
-        return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
-    except RuntimeError:  # "~name" of an unknown user
-        return path
-
-
-def check_epochs_left(epochs_done: int, max_epochs: int, checkpoint: Path) -> None:
-    """Raise UserError unless `max_epochs` is more than the checkpoint's epochs."""
-    if epochs_done >= max_epochs:
-        raise UserError(
-            f"Expected `trainer.max_epochs` to be more than the {epochs_done} epochs that "
-            f"{checkpoint} has completed, but got {max_epochs}."
-        )
+def check_epochs_left(epochs_done: int, settings: Config, checkpoint: Path) -> None:
+    """Raise UserError unless `trainer.max_epochs` is more than the checkpoint's epochs."""
+    max_epochs = settings["trainer"]["max_epochs"]
+    if epochs_done < max_epochs:
+        return
+    if settings["scheduler"]["name"] in OPEN_ENDED:
+        remedy = f"type a greater one, such as trainer.max_epochs={epochs_done + 10}"
+    else:
+        remedy = f"start a new run from its weights: {init_command(checkpoint, {})}"
+    raise UserError(
+        f"Expected `trainer.max_epochs` to be more than the {epochs_done} epochs that "
+        f"{checkpoint} has completed, but got {max_epochs}; {remedy}."
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -200,14 +224,15 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     The caller holds the run's lock.
     """
     before = run.status
-    source = Path(config["ckpt_path"]) if config["ckpt_path"] else None
+    continued = Path(config["ckpt_path"]) if config["ckpt_path"] else None
+    source = continued or source_of(config)
     if not run.exists:
-        restart = restart_from(source) if source else Restart()
+        restart = restart_from(continued) if continued else Restart()
         run.create(config)
         run.write_status("running", source_digest=digest_of_file(source) if source else None)
         return restart
     recorded = run.config
-    check_resumable(recorded, config, f"the run in {run.path}")
+    check_resumable(recorded, config, f"the run in {run.path}", run.path)
     if is_trained(run, config):
         check_result(run)
         if run.is_complete and (not config["test"] or "test/accuracy" in run.metrics):
@@ -219,8 +244,8 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         )
     restart = find_restart(run, config)
     if restart.checkpoint is None and source:
-        restart = restart_from(source)
         check_source(run, source)
+        restart = restart_from(continued) if continued else restart
     if restart.same_run:
         check_recorded_files(run, restart.record)
     run.rewind(restart.record["event_files"] if restart.same_run else {})

@@ -21,6 +21,7 @@ from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.initial_weights import check_weights_fit, with_settings_of_source
 from fashion_lit.sweeps.launchers import Job, JobSource
 
 NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
@@ -52,7 +53,8 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None
     jobs: dict[str, Job] = {}
     for job_overrides in split_jobs(overrides):
         (config,) = compose_jobs(job_overrides, multirun=False)
-        config = check(config)
+        config = check(with_settings_of_source(config, job_overrides))
+        check_weights_fit(config)
         identity = fingerprint({k: v for k, v in config.items() if k not in LOCATION_KEYS})
         words = [o.lstrip("+") for o in job_overrides if parse_override(o).key_or_group in varied]
         path = known.get(identity, sweep_dir / f"{name or _folder_name(words)}-{identity}")

@@ -11,6 +11,7 @@ from fashion_lit.config.overrides import check_mode, expand, prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config
 from fashion_lit.errors import UserError
+from fashion_lit.runs.initial_weights import with_settings_of_source
 
 if TYPE_CHECKING:
     import optuna
@@ -50,8 +51,8 @@ def check_corners(
     corners = [[f"{key}={ends(values)[i]}" for key, values in space.items()] for i in (0, 1)]
     overrides = [[*fixed, *prepare_overrides(corner)] for corner in corners]
     first, last = (compose_jobs(corner, multirun=False)[0] for corner in overrides)
-    for config in (first, last):
-        check(config)
+    for config, corner in zip((first, last), overrides, strict=True):
+        check(with_settings_of_source(config, corner))
     name, possible = first["launcher"]["name"], ", ".join(SEARCH_LAUNCHERS)
     if name not in SEARCH_LAUNCHERS:
         raise UserError(

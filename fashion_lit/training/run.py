@@ -15,6 +15,7 @@ from fashion_lit.config.settings import Config, network_name
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.initial_weights import load_initial_weights
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.records import State
 from fashion_lit.runs.resume import (
@@ -150,16 +151,19 @@ def train(
     silence_known_messages()
     tune_malloc()
     # Changes the devices only for a test: a training without its devices was refused earlier.
-    config, notice = with_available_devices(config)
-    if notice:
-        print(notice)
+    config, device_notice = with_available_devices(config)
+    if device_notice:
+        print(device_notice)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config)
+    notice = ""
+    if restart.checkpoint is None and config.get("init_from") is not None:
+        notice = load_initial_weights(classifier, config)
     compile_network(classifier.network, config)
     datamodule = build_datamodule(config)
     trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
-    print_restart(restart, trainer)
+    print_restart(restart, trainer, notice)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)

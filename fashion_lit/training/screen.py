@@ -43,9 +43,11 @@ def print_start(
 
 
 @rank_zero_only
-def print_restart(restart: Restart, trainer: L.Trainer) -> None:
+def print_restart(restart: Restart, trainer: L.Trainer, initial_weights: str) -> None:
     """Print the checkpoint that the run starts from, and whether the resume is bit-identical."""
     if restart.checkpoint is None:
+        if initial_weights:
+            print(initial_weights)
         return
     epochs, steps = restart.record["epochs_done"], restart.record["steps_done"]
     verb = "resumes" if restart.same_run else "starts"

@@ -1,0 +1,121 @@
+"""Start a new run from the weights of another alone: `init_from=RUN` or `init_from=CHECKPOINT`.
+
+The new run takes the settings of the other one, with those typed; any of them may change, as long
+as the weights fit its network.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashion_lit.config.compose import adopt
+from fashion_lit.config.groups import parse_override
+from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute, network_name
+from fashion_lit.errors import UserError
+from fashion_lit.models.build import build_classifier
+from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.integrity import RECORD, read_checkpoint
+
+REPLACED = ("model.weights", "model.pretrained")  # other initial weights
+
+
+def source_of(config: Config) -> Path | None:
+    """Return the checkpoint that `init_from` names, a run's best or a file; None if it is null."""
+    if config.get("init_from") is None:
+        return None
+    path = Path(absolute(config["init_from"]))
+    return RunDirectory(path).best_checkpoint if path.is_dir() else path
+
+
+def with_settings_of_source(composed: Config, overrides: Sequence[str]) -> Config:
+    """Return the settings of a new run: those of the run that `init_from` names, and those typed.
+
+    Returns `composed` if `init_from` is null. Raises UserError for other initial weights beside it,
+    an unusable checkpoint, or one whose weights do not fit the network.
+
+    Args:
+        composed: configuration that the overrides give without `init_from`.
+        overrides: overrides returned by `prepare_overrides`.
+    """
+    if not isinstance(composed.get("init_from"), str):
+        return composed  # null; `check` refuses other values
+    typed = {parse_override(text).key_or_group for text in overrides}
+    if replaced := [key for key in REPLACED if key in typed]:
+        raise UserError(f"`{replaced[0]}` has no effect beside init_from; leave out one of them.")
+    source = source_of(composed)
+    assert source is not None
+    checkpoint = read_checkpoint(source)
+    locations = {key: composed[key] for key in LOCATION_KEYS if key in composed}
+    wanted = adopt(checkpoint[RECORD]["config"], overrides, composed) | locations
+    return wanted | {"ckpt_path": None, "init_from": absolute(composed["init_from"])}
+
+
+def check_weights_fit(config: Config) -> None:
+    """Raise UserError unless the weights of the checked settings' `init_from` fit their network."""
+    if (source := source_of(config)) is not None:
+        with torch.device("meta"):  # shapes alone
+            classifier = build_classifier(config)
+        initial_weights(read_checkpoint(source), classifier.network, source, network_name(config))
+
+
+def initial_weights(
+    checkpoint: Mapping[str, Any], network: nn.Module, source: Path, name: str
+) -> dict[str, Tensor]:
+    """Return the weights and buffers of a checkpoint for a network, averaged ones if it has them.
+
+    The last layer is left out if it has another number of classes. Raises UserError for weights of
+    another network.
+
+    Args:
+        checkpoint: contents of the file.
+        network: network that will hold them; may be on the meta device.
+        source: the file.
+        name: the network's name.
+    """
+    saved = checkpoint["state_dict"]
+    prefix = "average." if any(key.startswith("average.") for key in saved) else "network."
+    found = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+    expected = network.state_dict()
+    last = [key for key in expected if not key.endswith(("_mean", "_var", "_tracked"))][-1]
+    head = last.rpartition(".")[0] + "."
+    if all(
+        key in found and found[key].shape[1:] == tensor.shape[1:]
+        for key, tensor in expected.items()
+        if key.startswith(head)
+    ):
+        for key in [k for k in expected if k.startswith(head)]:
+            if found[key].shape != expected[key].shape:
+                del found[key], expected[key]
+    wrong = [
+        key
+        for key in {**expected, **found}
+        if key not in found or key not in expected or found[key].shape != expected[key].shape
+    ]
+    if wrong:
+        theirs = network_name(checkpoint[RECORD]["config"])
+        raise UserError(
+            f"Expected weights of a {name} with these settings for `init_from`, but those of the "
+            f"{theirs} in {source} are others (e.g. {min(wrong)!r}); leave out the settings of "
+            "model that differ."
+        )
+    return found
+
+
+def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
+    """Copy the weights that `init_from` names into a classifier; return a notice about them."""
+    source = source_of(config)
+    assert source is not None
+    checkpoint = read_checkpoint(source)
+    weights = initial_weights(checkpoint, classifier.network, source, network_name(config))
+    classifier.start_from(weights)
+    averaged = any(key.startswith("average.") for key in checkpoint["state_dict"])
+    steps = checkpoint[RECORD]["steps_done"]
+    new_head = len(weights) < len(classifier.network.state_dict())
+    kind = "averaged weights" if averaged else "weights"
+    return f"starts from the {kind} after {steps:,} steps in {source}" + (
+        ", with a new last layer for other classes" if new_head else ""
+    )
