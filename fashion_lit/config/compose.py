@@ -153,7 +153,8 @@ def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
     amended = copy.deepcopy(recorded)
     for key in keys:
         if key.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
-            _set(amended, key, _look_up(composed, key))
+            path = _known_part(key, composed)
+            _set(amended, path, _look_up(composed, path))
     return amended
 
 
@@ -180,8 +181,20 @@ def adopt(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
             paths = [key] * (key in composed) + (set_by_choice(key, file) if file else [])
         for path in paths:
             if path.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
-                _set(adopted, path, _look_up(composed, path))
+                known = _known_part(path, composed)
+                _set(adopted, known, _look_up(composed, known))
     return adopted
+
+
+def _known_part(path: str, config: Config) -> str:
+    """Return a dotted path as far as a configuration has it: class weights may be a list there."""
+    node: Any = config
+    parts = path.split(".")
+    for length, key in enumerate(parts):
+        if not isinstance(node, dict):
+            return ".".join(parts[:length])
+        node = node.get(key, {})
+    return path
 
 
 def _look_up(config: Config, path: str) -> Any:

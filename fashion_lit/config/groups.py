@@ -49,7 +49,8 @@ def parse_override(text: str) -> Override:
 def with_config_dirs(overrides: Sequence[str], given: Sequence[str]) -> list[str]:
     """Return the overrides with one `hydra.searchpath` that names all own directories.
 
-    The values of PLACES are quoted if Hydra's grammar needs it, as for letters other than ASCII.
+    Values of PLACES and names of classes are written so that Hydra's grammar accepts them, as with
+    letters other than ASCII.
 
     Args:
         overrides: overrides as typed, perhaps with `hydra.searchpath=[…]`.
@@ -57,7 +58,7 @@ def with_config_dirs(overrides: Sequence[str], given: Sequence[str]) -> list[str
 
     Raises UserError for a directory whose files would not be used.
     """
-    overrides = [_with_quoted_place(text) for text in overrides]
+    overrides = [_in_hydras_grammar(text) for text in overrides]
     is_path = [text.lstrip("+").startswith(f"{SEARCH_PATH}=") for text in overrides]
     named = list(given)
     for text in (text for text, chosen in zip(overrides, is_path, strict=True) if chosen):
@@ -73,8 +74,11 @@ def with_config_dirs(overrides: Sequence[str], given: Sequence[str]) -> list[str
     return [*others, f"{SEARCH_PATH}=[{urls}]"]
 
 
-def _with_quoted_place(text: str) -> str:
-    key, _, value = text.partition("=")
+def _in_hydras_grammar(text: str) -> str:
+    """Return an override that Hydra can parse: a quoted place, a class's name as its tag."""
+    key, equals, value = text.partition("=")
+    if key.lstrip("+").startswith("model.class_weights."):
+        return f"{re.sub('[/ ]', '_', key)}{equals}{value}"
     if key.lstrip("+") not in PLACES or not value or value[0] in "\"'":
         return text
     try:

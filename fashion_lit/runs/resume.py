@@ -31,6 +31,7 @@ from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.build import build_classifier
+from fashion_lit.models.classifier import weights_in_order
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import (
     check_weights_fit,
@@ -72,7 +73,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     `init_from` those recorded in the checkpoint. Raises UserError if an override would change the
     result.
     """
-    composed = with_absolute_paths(composed)
+    composed = with_weights_in_order(with_absolute_paths(composed))
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
     if not run.is_config_intact:
@@ -136,6 +137,18 @@ def with_absolute_paths(config: Config) -> Config:
         model["weights"] = absolute(model["weights"])
     places = {key: absolute(config[key]) for key in ("ckpt_path", "init_from") if config.get(key)}
     return config | {"data": data, "model": model} | places
+
+
+def with_weights_in_order(config: Config) -> Config:
+    """Return a configuration whose class weights are a list, as in a record; see `check`."""
+    model = config.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("class_weights"), dict):
+        return config
+    try:
+        weights = weights_in_order(model["class_weights"])
+    except ValueError:
+        return config  # which `check` refuses
+    return config | {"model": model | {"class_weights": weights}}
 
 
 def with_recorded_weights(wanted: Config, recorded: Config) -> Config:

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 
 from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings
@@ -66,6 +67,7 @@ BAD = [
     ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
     ("model.label_smoothing=1", "Expected `model.label_smoothing` to be less than 1, but got 1."),
     ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of at least 10"),
+    ("model.class_weights.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
     ("data.device=tpu", "Expected `data.device` to be one of 'auto', 'cpu' or 'cuda', but got"),
     ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, synthetic, but got "
      "'fashion_mist'; did you mean `data=fashion_mnist`?"),
@@ -186,3 +188,23 @@ def test_settings_of_the_other_mode_are_refused(
 )
 def test_good_settings_pass(override: str) -> None:
     check_overrides(*override.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("model.class_weights.Shirt=2", [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0]),
+        (
+            "model.class_weights={Shirt:2,coat:3}",
+            [1.0, 1.0, 1.0, 1.0, 3.0, 1.0, 2.0, 1.0, 1.0, 1.0],
+        ),
+        ("model.class_weights.T-shirt/top=2.5", [2.5, *[1.0] * 9]),
+        ("model.class_weights.Ankle boot=2", [*[1.0] * 9, 2.0]),
+        ("model.class_weights=[1,1,1,1,1,1,2,1,1,1]", [*[1.0] * 6, 2.0, *[1.0] * 3]),
+        ("model.class_weights=null", None),
+    ],
+)
+def test_class_weights_have_names(typed: str, expected: list[float] | None) -> None:
+    overrides = prepare_overrides(with_config_dirs([typed], []))
+    (config,) = compose_jobs(overrides, multirun=False)
+    assert check(config)["model"]["class_weights"] == expected

@@ -483,3 +483,14 @@ def test_a_run_without_a_setting_that_was_added_resumes_with_its_null(
     place = f"run_dir={copied_run.path.as_posix()}"
     assert main([place, "data.train_size=150"]) == 2
     assert main([place, "data.train_size=null"]) == 0
+
+
+def test_class_weights_by_name_may_be_typed_again(
+    train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("model.class_weights.Shirt=2", "test=false")
+    place = f"run_dir={run.path.as_posix()}"
+    assert main([place, "model.class_weights.Shirt=2"]) == 0
+    assert main([place, "model.class_weights={shirt:2}"]) == 0
+    assert main([place, "model.class_weights.Bag=2"]) == 2
+    assert "`model.class_weights` is [1.0, " in capsys.readouterr().err
