@@ -6,18 +6,16 @@ report.html is self-contained: figures are embedded and no external resources ar
 """
 
 import base64
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.figures import (
     coverage_figure,
@@ -31,14 +29,18 @@ from fashion_lit.evaluation.narrative import describe, describe_fit, percent
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
-from fashion_lit.evaluation.tables import classification_report, confusion_matrix_figure
+from fashion_lit.evaluation.tables import (
+    class_table,
+    classification_report,
+    confusion_matrix_figure,
+    flat_metrics,
+)
 from fashion_lit.files import png, write_atomically
 
 TEMPLATE = Path(__file__).parent / "report.html"
 SPLIT_NAMES = {"val": "validation images", "test": "test images"}
 NUM_PICTURES = 24
 UNKNOWN = "–"
-AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
 # Figure sections of the page: (title, {figure name: caption}).
 SECTIONS = (
     ("Confusions", {"confusion_matrix": "counts and shares of the true class, in rows"}),
@@ -112,48 +114,13 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
     metrics: dict[str, float] = {}
     for result in evaluation.results:  # the main model's metrics have no prefix
         prefix = "" if result.name == evaluation.main.name else f"{result.name}/"
-        metrics |= {prefix + key: value for key, value in flat_metrics(result).items()}
+        numbers = flat_metrics(result.scores, result.split)
+        metrics |= {prefix + key: value for key, value in numbers.items()}
     write_atomically(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     figures = {name: png(figure) for name, figure in draw(evaluation).items()}
     for name, data in figures.items():
         write_atomically(output / f"{name}.png", data)
     write_atomically(output / "report.html", page(evaluation, figures))
-
-
-def flat_metrics(result: Result) -> dict[str, float]:
-    """Return a result's metrics by name, such as "test/f1/Shirt", as in a run's metrics.json."""
-    scores, split = result.scores, result.split
-    numbers: dict[str, float] = {
-        "accuracy": scores.accuracy,
-        "accuracy_low": scores.interval[0],
-        "accuracy_high": scores.interval[1],
-        "log_loss": scores.log_loss,
-        "calibration_error": scores.calibration_error,
-        "mean_confidence": scores.mean_confidence,
-    }
-    for kind in AVERAGES:
-        averages = scores.classes.average(kind)
-        for name, value in zip(("precision", "recall", "f1"), averages, strict=True):
-            numbers[f"{kind}_{name}"] = value
-    for i, tag in enumerate(CLASS_TAGS):
-        for column in ("precision", "recall", "f1"):
-            if bool(scores.present[i]):
-                numbers[f"{column}/{tag}"] = float(getattr(scores.classes, column)[i])
-    return {f"{split}/{key}": value for key, value in numbers.items()}
-
-
-def class_table(scores: Scores) -> str:
-    """Return per-class scores as CSV in full precision, empty for classes without images."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["class", "precision", "recall", "f1", "support"])
-    for i, name in enumerate(CLASS_NAMES):
-        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
-        values = [float(c[i]) if bool(scores.present[i]) else "" for c in columns]
-        writer.writerow([name, *values, int(scores.classes.support[i])])
-    for kind in AVERAGES:
-        writer.writerow([f"{kind} avg", *scores.classes.average(kind), scores.num_images])
-    return buffer.getvalue()
 
 
 def draw(evaluation: Evaluation) -> dict[str, Figure]:

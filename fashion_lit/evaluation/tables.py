@@ -1,11 +1,18 @@
-"""The classification report as text and the confusion matrix as a figure."""
+"""Scores as text, CSV and a flat dict; the confusion matrix as a figure."""
 
+import csv
+import io
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluation.metrics import class_scores
+from fashion_lit.evaluation.scores import Scores
+
+AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], *, digits: int = 3) -> str:
@@ -38,6 +45,41 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], *, digi
     text += row("macro avg", scores.average("macro"), num_images)
     text += row("weighted avg", scores.average("weighted"), num_images)
     return text
+
+
+def flat_metrics(scores: Scores, split: str) -> dict[str, float]:
+    """Return a split's scores by name, such as "test/f1/Shirt", as in a run's metrics.json."""
+    numbers: dict[str, float] = {
+        "accuracy": scores.accuracy,
+        "accuracy_low": scores.interval[0],
+        "accuracy_high": scores.interval[1],
+        "log_loss": scores.log_loss,
+        "calibration_error": scores.calibration_error,
+        "mean_confidence": scores.mean_confidence,
+    }
+    for kind in AVERAGES:
+        averages = scores.classes.average(kind)
+        for name, value in zip(("precision", "recall", "f1"), averages, strict=True):
+            numbers[f"{kind}_{name}"] = value
+    for i, tag in enumerate(CLASS_TAGS):
+        for column in ("precision", "recall", "f1"):
+            if bool(scores.present[i]):
+                numbers[f"{column}/{tag}"] = float(getattr(scores.classes, column)[i])
+    return {f"{split}/{key}": value for key, value in numbers.items()}
+
+
+def class_table(scores: Scores) -> str:
+    """Return per-class scores as CSV in full precision, empty for classes without images."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["class", "precision", "recall", "f1", "support"])
+    for i, name in enumerate(CLASS_NAMES):
+        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
+        values = [float(c[i]) if bool(scores.present[i]) else "" for c in columns]
+        writer.writerow([name, *values, int(scores.classes.support[i])])
+    for kind in AVERAGES:
+        writer.writerow([f"{kind} avg", *scores.classes.average(kind), scores.num_images])
+    return buffer.getvalue()
 
 
 def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Figure:
