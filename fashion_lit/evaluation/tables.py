@@ -5,6 +5,8 @@ import io
 from collections.abc import Sequence
 from typing import Literal
 
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from fashion_lit.evaluation.metrics import class_scores
 from fashion_lit.evaluation.scores import Scores
 
 AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
+DIAGONAL = "#d9d9d9"  # light grey, in the confusion matrix
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], *, digits: int = 3) -> str:
@@ -83,20 +87,28 @@ def class_table(scores: Scores) -> str:
 
 
 def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (C, C) of counts, true classes in rows; colours are row shares."""
+    """Draw a confusion matrix (C, C) of counts, true classes in rows.
+
+    Colours are the row shares of the mistakes, from none to the most frequent one. The diagonal is
+    grey: on the same scale it would make all mistakes look equally pale.
+    """
     counts = confusion.double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    mistakes = shares.clone().fill_diagonal_(0)
+    scale = Normalize(0, float(mistakes.max()) or 1)
+    colors = colormaps["Blues"](scale(mistakes.numpy()))  # (C, C, 4): red, green, blue, alpha
+    colors[range(len(counts)), range(len(counts))] = to_rgba(DIAGONAL)
     figure = Figure(figsize=(6.8, 6.4), dpi=100)
     axes = figure.add_axes((0.16, 0.14, 0.83, 0.85))  # twice as fast as a computed layout
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(colors)
     for row in range(len(class_names)):
         for column in range(len(class_names)):
-            color = "white" if shares[row, column] > 0.5 else "black"
+            color = "white" if colors[row, column, :3] @ LUMINANCE < 0.45 else "black"
             text = f"{int(counts[row, column])}"
             share = float(shares[row, column])
             if share:
                 text += f"\n{100 * share:.0f} %" if share >= 0.01 else "\n< 1 %"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     axes.set_xticks(range(len(class_names)), class_names, rotation=40, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.set_xlabel("predicted")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from sklearn.metrics import classification_report as sklearn_report
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
@@ -29,3 +30,26 @@ def test_confusion_matrix_figure_shows_every_count() -> None:
     assert shown[1] == ["1", "2 %"]  # of 45
     assert shown[99] == ["99", "10 %"]  # of 945
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASS_NAMES)
+
+
+def luminance(color: tuple[float, ...]) -> float:
+    """Return the relative luminance of an sRGB colour (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("largest", [0, 3, 20, 60, 300])
+def test_mistakes_have_their_own_colours_and_every_number_is_readable(largest: int) -> None:
+    confusion = torch.diag(torch.full((10,), 900))
+    confusion[0, 1:] = torch.arange(1, 10) * largest // 9
+    (axes,) = confusion_matrix_figure(confusion, CLASS_NAMES).axes
+    colors = axes.images[0].get_array()
+    assert colors is not None
+    darkness = [1 - luminance(tuple(color)) for color in colors[0]]
+    assert darkness[1:] == sorted(darkness[1:])
+    if largest:  # the most frequent mistake is the darkest cell, however rare it is
+        assert darkness[9] > 0.9 > darkness[0]
+    for text in axes.texts:
+        column, row = (round(place) for place in text.get_position())
+        pair = sorted([luminance(tuple(colors[row, column])), luminance(to_rgb(text.get_color()))])
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) > 4.5  # WCAG 2, AA
