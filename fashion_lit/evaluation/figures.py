@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from fashion_lit.evaluation.curves import Curve
@@ -37,6 +38,7 @@ def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
     panels[2].set_title("learning rate")
     for axes in panels:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     return figure
 
