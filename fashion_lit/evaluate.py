@@ -18,6 +18,7 @@ from fashion_lit.config.command_line import CommandParser
 from fashion_lit.config.settings import flatten
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError, with_exit_codes
+from fashion_lit.evaluation.calibration import Calibration, calibrate
 from fashion_lit.evaluation.comparison import compare
 from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.evaluation.figures import pictures_figure
@@ -125,6 +126,25 @@ def result(name: str, split: Split, predictions: Predictions) -> Result:
     return Result(name, split, predictions, scores)
 
 
+def calibrated(
+    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
+) -> Calibration | str:
+    """Fit the main result's temperature on validation images, predicting them if need be.
+
+    Returns a sentence instead if the models have no validation images in common, or none at all.
+    """
+    if any(model.config["data"]["validate_on_test"] for model in models):
+        return "No temperature is fitted, because the validation images are the test images."
+    for known in results:
+        if (known.name, known.split) == (main_result.name, "val"):
+            return calibrate(known.predictions, main_result.predictions)
+    try:
+        fitted_on = ensemble([predict(model, "val") for model in models])
+    except UserError:
+        return "No temperature is fitted, because the runs have different validation images."
+    return calibrate(fitted_on, main_result.predictions)
+
+
 def describe(
     models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
 ) -> Evaluation:
@@ -149,6 +169,7 @@ def describe(
         subtitle=f"{subtitle}, seed {first.config['seed']}" if single else subtitle,
         main=main_result,
         results=results,
+        calibration=calibrated(models, main_result, results),
         notices=notices,
         curves=read_curves(first.run.path) if single else {},
         num_epochs=max(1, first.run.status.get("epoch", 1)),

@@ -111,13 +111,21 @@ def example_grid(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
     return torch.cat([right, wrong]).sort().values
 
 
-def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Draw the reliability diagram of confidence bins; a calibrated model is on the diagonal."""
+def reliability_figure(bins: Sequence[Bin], calibrated: Sequence[Bin] = ()) -> Figure:
+    """Draw the reliability diagram of confidence bins; perfect calibration is the diagonal.
+
+    Args:
+        bins: bins of the predictions.
+        calibrated: bins of the predictions that a temperature has calibrated, if any.
+    """
     figure = Figure(figsize=(4.4, 4.2), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
+    upper.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfect")
     x = [b.confidence for b in bins]
-    upper.plot(x, [b.accuracy for b in bins], "o-", color=TRAIN)
+    upper.plot(x, [b.accuracy for b in bins], "o-", color=TRAIN, label="as predicted")
+    if calibrated:
+        points = [(b.confidence, b.accuracy) for b in calibrated]
+        upper.plot(*zip(*points, strict=True), "s-", color=VAL, label="calibrated")
     upper.set_ylabel("accuracy")
     upper.legend()
     lower.bar(x, [b.num_images for b in bins], width=0.04, color=TRAIN)

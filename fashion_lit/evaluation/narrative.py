@@ -5,6 +5,7 @@ for sentence in describe(scores, "test", CLASS_NAMES): …
 
 from collections.abc import Mapping, Sequence
 
+from fashion_lit.evaluation.calibration import Calibration
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.scores import Confusion, Scores
 
@@ -91,9 +92,20 @@ def describe_calibration(scores: Scores) -> str:
         verdict = "underconfident"
     return (
         f"The model is {verdict}: mean confidence {percent(scores.mean_confidence)}, expected "
-        f"calibration error {percent(scores.calibration_error)}, negative log-likelihood "
-        f"{scores.log_loss:.4f}."
+        f"calibration error {percent(scores.calibration_error)}, log-loss {scores.log_loss:.4f}."
     )
+
+
+def describe_temperature(before: Scores, calibration: Calibration, split: str) -> str:
+    """State a temperature, and calibration error and log-loss without and with it."""
+    after = calibration.scores
+    text = (
+        f"Logits divided by a temperature of {calibration.temperature:.2f}, which minimises the "
+        f"log-loss on the validation images, give an expected calibration error of "
+        f"{percent(after.calibration_error)} instead of {percent(before.calibration_error)} and a "
+        f"log-loss of {after.log_loss:.4f} instead of {before.log_loss:.4f}"
+    )
+    return f"{text}, on the images it was fitted on." if split == "val" else f"{text}."
 
 
 def describe_fit(curves: Mapping[str, Curve]) -> str:

@@ -16,6 +16,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.evaluation.calibration import Calibration
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.figures import (
     coverage_figure,
@@ -25,7 +26,12 @@ from fashion_lit.evaluation.figures import (
     reliability_figure,
     surest_mistakes,
 )
-from fashion_lit.evaluation.narrative import describe, describe_fit, percent
+from fashion_lit.evaluation.narrative import (
+    describe,
+    describe_fit,
+    describe_temperature,
+    percent,
+)
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
@@ -86,6 +92,8 @@ class Evaluation:
         subtitle: description of the model.
         main: result that the page describes in detail.
         results: all results, including those of an ensemble's members.
+        calibration: the main result's calibration, fitted on validation images, or a sentence on
+            why there is none.
         notices: warnings at the top of the page.
         curves: training curves by TensorBoard tag; {} for an ensemble.
         num_epochs: number of epochs at the last step of the curves.
@@ -97,6 +105,7 @@ class Evaluation:
     subtitle: str
     main: Result
     results: Sequence[Result]
+    calibration: Calibration | str
     notices: Sequence[str] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
     num_epochs: float = 1
@@ -116,6 +125,11 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
         prefix = "" if result.name == evaluation.main.name else f"{result.name}/"
         numbers = flat_metrics(result.scores, result.split)
         metrics |= {prefix + key: value for key, value in numbers.items()}
+    if isinstance(evaluation.calibration, Calibration):
+        temperature, after = evaluation.calibration.temperature, evaluation.calibration.scores
+        metrics["temperature"] = temperature
+        for key in ("log_loss", "calibration_error"):
+            metrics[f"{evaluation.main.split}/calibrated_{key}"] = getattr(after, key)
     write_atomically(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     figures = {name: png(figure) for name, figure in draw(evaluation).items()}
     for name, data in figures.items():
@@ -138,7 +152,9 @@ def draw(evaluation: Evaluation) -> dict[str, Figure]:
         if len(indices):
             shown = (predictions.images[indices], labels[indices], probabilities[indices])
             figures[name] = pictures_figure(*shown, CLASS_NAMES)
-    figures["reliability"] = reliability_figure(scores.bins)
+    calibration = evaluation.calibration
+    calibrated = calibration.scores.bins if isinstance(calibration, Calibration) else ()
+    figures["reliability"] = reliability_figure(scores.bins, calibrated)
     kept, accuracy = coverage_curve(predictions.confidence, predictions.correct)
     figures["coverage"] = coverage_figure(kept, accuracy)
     return figures
@@ -190,6 +206,10 @@ def sentences(evaluation: Evaluation) -> list[str]:
     """Return the summary of the page, one sentence per item."""
     main = evaluation.main
     summary = describe(main.scores, main.split, CLASS_NAMES)
+    if isinstance(evaluation.calibration, Calibration):
+        summary.append(describe_temperature(main.scores, evaluation.calibration, main.split))
+    else:
+        summary.append(evaluation.calibration)
     if fit := describe_fit(evaluation.curves):
         summary.append(fit)
     kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)

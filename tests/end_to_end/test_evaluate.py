@@ -15,7 +15,9 @@ from sklearn.metrics import f1_score, log_loss
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluate import main
+from fashion_lit.evaluation.calibration import apply_temperature, fit_temperature
 from fashion_lit.evaluation.predictions import ensemble
+from fashion_lit.evaluation.scores import score
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.training.inference import apply_view, load_run, predict, tta_views
 
@@ -74,6 +76,58 @@ def test_metrics_match_scikit_learn_on_the_probabilities(evaluated: RunDirectory
     assert list(table.index[:10]) == list(CLASS_NAMES)
 
 
+def test_the_temperature_is_fitted_on_validation_images(
+    run_copy: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val, test = (predict(load_run(run_copy), split) for split in ("val", "test"))
+    temperature = fit_temperature(val.probabilities, val.labels)
+    after = score(apply_temperature(test.probabilities, temperature), test.labels, CLASS_NAMES)
+    for arguments, split in (
+        ((), "test"),
+        (("--split", "test"), "test"),
+        (("--split", "val"), "val"),
+    ):
+        capsys.readouterr()
+        assert main([str(run_copy.path), *arguments]) == 0
+        report = run_copy.path / "report"
+        metrics = json.loads((report / "metrics.json").read_text())
+        assert metrics["temperature"] == pytest.approx(temperature)
+        sentence = f"temperature of {temperature:.2f}"
+        assert sentence in capsys.readouterr().out
+        page = (report / "report.html").read_text(encoding="utf-8")
+        assert sentence in page
+        assert ("on the images it was fitted on" in page) == (split == "val")
+        if split == "test":
+            assert metrics["test/calibrated_log_loss"] == pytest.approx(after.log_loss)
+            error = metrics["test/calibrated_calibration_error"]
+            assert error == pytest.approx(after.calibration_error)
+        else:
+            assert metrics["val/calibrated_log_loss"] <= metrics["val/log_loss"]
+
+
+def test_no_temperature_is_fitted_on_test_images(
+    train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("data.validate_on_test=true", "model.network.widths=[8,16,32]")
+    capsys.readouterr()
+    for split in ("val", "test"):
+        assert main([str(run.path), "--split", split]) == 0
+        message = "No temperature is fitted, because the validation images are the test images."
+        assert message in capsys.readouterr().out
+        assert message in (run.path / "report" / "report.html").read_text(encoding="utf-8")
+        assert "temperature" not in (run.path / "report" / "metrics.json").read_text()
+
+
+def test_an_ensemble_without_common_validation_images_has_no_temperature(
+    finished_run: RunDirectory, train: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    other = train("data.split_seed=1", "model.network.widths=[8,16,32]")
+    runs, output = [str(finished_run.path), str(other.path)], tmp_path / "together"
+    assert main([*runs, "--split", "test", "--output", str(output)]) == 0
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "because the runs have different validation images." in page
+
+
 def test_the_page_is_self_contained(evaluated: RunDirectory) -> None:
     page = (evaluated.path / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == sum(name.endswith(".png") for name in FILES)
@@ -106,6 +160,8 @@ def test_an_ensemble_averages_its_members_probabilities(
         accuracy = metrics[f"{run.path.name}/test/accuracy"]
         assert accuracy == pytest.approx(run.metrics["test/accuracy"])
     assert "ensemble, views/test/accuracy" in metrics
+    val = ensemble([predict(load_run(run), "val") for run in runs])
+    assert metrics["temperature"] == pytest.approx(fit_temperature(val.probabilities, val.labels))
     assert not (output / "curves.png").exists()
 
 

@@ -1,0 +1,78 @@
+"""Temperature scaling: one number, fitted on validation images, that calibrates probabilities.
+
+    calibration = calibrate(predict(model, "val"), predict(model, "test"))
+    calibration.temperature, calibration.scores.calibration_error
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks". Softmax of logits / T is proportional
+to the probabilities to the power of 1 / T, so probabilities are enough, also those of an ensemble.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.evaluation.predictions import Predictions
+from fashion_lit.evaluation.scores import Scores, score
+
+LOWEST, HIGHEST = 0.01, 100.0  # temperatures
+NUM_HALVINGS = 60  # of their interval, which then is narrower than float64 resolves
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predictions calibrated by a temperature.
+
+    Args:
+        temperature: more than 1 lowers the confidence of the predictions, less than 1 raises it.
+        scores: scores of the calibrated probabilities.
+    """
+
+    temperature: float
+    scores: Scores
+
+
+def calibrate(fitted_on: Predictions, predictions: Predictions) -> Calibration:
+    """Fit a temperature on some predictions and apply it to `predictions`, which may be the same.
+
+    Args:
+        fitted_on: predictions of validation images.
+        predictions: predictions of the same model.
+    """
+    temperature = fit_temperature(fitted_on.probabilities, fitted_on.labels)
+    calibrated = apply_temperature(predictions.probabilities, temperature)
+    return Calibration(temperature, score(calibrated, predictions.labels, CLASS_NAMES))
+
+
+def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the temperature with the smallest log-loss, in [LOWEST, HIGHEST].
+
+    The log-loss is convex in 1 / T, so its derivative changes its sign at most once: bisection
+    finds where. The lowest temperature is returned if no image is classified wrongly.
+
+    Args:
+        probabilities: (N, C), each row sums to 1.
+        labels: true classes (N,) int64.
+    """
+    logits = as_logits(probabilities)
+    of_label = logits.gather(1, labels[:, None])[:, 0]
+    low, high = LOWEST, HIGHEST
+    for _ in range(NUM_HALVINGS):
+        temperature = (low * high) ** 0.5
+        expected = ((logits / temperature).softmax(1) * logits).sum(1)
+        if expected.mean() > of_label.mean():  # too confident
+            low = temperature
+        else:
+            high = temperature
+    return (low * high) ** 0.5
+
+
+def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return the probabilities (N, C) float64 of logits divided by a temperature."""
+    return (as_logits(probabilities) / temperature).softmax(1)
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """Return log-probabilities (N, C) float64, finite also where a probability underflowed to 0."""
+    return probabilities.double().clamp(min=torch.finfo(torch.float32).tiny).log()
