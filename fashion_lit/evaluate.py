@@ -173,6 +173,8 @@ def describe(
         notices=notices,
         curves=read_curves(first.run.path) if single else {},
         num_epochs=max(1, first.run.status.get("epoch", 1)),
+        label_smoothing=first.config["model"]["label_smoothing"],
+        is_weighted=first.config["model"]["class_weights"] is not None,
         settings="\n\n".join(yaml.safe_dump(m.config, sort_keys=False) for m in models),
         with_references=first.config["data"]["name"] == "fashion_mnist",
     )

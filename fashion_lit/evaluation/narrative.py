@@ -3,6 +3,7 @@
 for sentence in describe(scores, "test", CLASS_NAMES): …
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from fashion_lit.evaluation.calibration import Calibration
@@ -127,3 +128,24 @@ def describe_fit(curves: Mapping[str, Curve]) -> str:
             "a larger network may help."
         )
     return text + "the model hardly overfits."
+
+
+def describe_loss(label_smoothing: float, *, is_weighted: bool, num_classes: int) -> str:
+    """Say why the losses in the curves are not the log-loss; "" if they are.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        is_weighted: whether classes have weights in the loss.
+        num_classes: number of classes.
+    """
+    reasons = [f"label smoothing of {label_smoothing:g}"] if label_smoothing else []
+    reasons += ["class weights"] if is_weighted else []
+    if not reasons:
+        return ""
+    text = f"The losses in the curves are not the log-loss: they include {' and '.join(reasons)}"
+    if is_weighted:
+        return f"{text}."
+    others = label_smoothing / num_classes  # the target of each wrong class
+    target = 1 - label_smoothing + others
+    least = -target * math.log(target) - (num_classes - 1) * others * math.log(others)
+    return f"{text}, with which no loss can be less than {least:.3f}."

@@ -29,6 +29,7 @@ from fashion_lit.evaluation.figures import (
 from fashion_lit.evaluation.narrative import (
     describe,
     describe_fit,
+    describe_loss,
     describe_temperature,
     percent,
 )
@@ -97,6 +98,8 @@ class Evaluation:
         notices: warnings at the top of the page.
         curves: training curves by TensorBoard tag; {} for an ensemble.
         num_epochs: number of epochs at the last step of the curves.
+        label_smoothing: of the losses in the curves.
+        is_weighted: whether classes have weights in these losses.
         settings: settings of the run, as text.
         with_references: compare with the course reports, which used the real test set.
     """
@@ -109,6 +112,8 @@ class Evaluation:
     notices: Sequence[str] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
     num_epochs: float = 1
+    label_smoothing: float = 0.0
+    is_weighted: bool = False
     settings: str = ""
     with_references: bool = False
 
@@ -212,6 +217,11 @@ def sentences(evaluation: Evaluation) -> list[str]:
         summary.append(evaluation.calibration)
     if fit := describe_fit(evaluation.curves):
         summary.append(fit)
+    loss = describe_loss(
+        evaluation.label_smoothing, is_weighted=evaluation.is_weighted, num_classes=len(CLASS_NAMES)
+    )
+    if evaluation.curves and loss:
+        summary.append(loss)
     kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)
     last = max(0, round(0.9 * len(kept)) - 1)
     most_confident = percent(float(accuracy[last]))

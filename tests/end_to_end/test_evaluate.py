@@ -135,6 +135,7 @@ def test_the_page_is_self_contained(evaluated: RunDirectory) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
     assert "Test accuracy is" in page
+    assert "they include label smoothing of 0.1" in page
     assert "report A" not in page  # synthetic images are not comparable
     for name in ("curves", "mistakes", "predictions", "confusion_matrix"):
         assert imread(evaluated.path / "report" / f"{name}.png").std() > 0.01

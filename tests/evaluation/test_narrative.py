@@ -1,9 +1,11 @@
 """Sentences about constructed cases."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
-from fashion_lit.evaluation.narrative import describe, describe_fit
+from fashion_lit.evaluation.narrative import describe, describe_fit, describe_loss
 from fashion_lit.evaluation.scores import score
 
 
@@ -62,3 +64,19 @@ def test_the_gap_between_training_and_validation_is_described() -> None:
     assert "a gap of +1.00 points: the model hardly overfits." in fit(0.95, 0.94)
     assert "a gap of -2.00 points: augmentation and dropout" in fit(0.92, 0.94)
     assert describe_fit({}) == ""
+
+
+def test_the_losses_of_the_curves_are_told_from_the_log_loss() -> None:
+    def text(label_smoothing: float, *, is_weighted: bool) -> str:
+        return describe_loss(label_smoothing, is_weighted=is_weighted, num_classes=10)
+
+    assert text(0.0, is_weighted=False) == ""
+    assert text(0.0, is_weighted=True).endswith("they include class weights.")
+    assert text(0.1, is_weighted=True).endswith("label smoothing of 0.1 and class weights.")
+    target = torch.tensor([0.91] + [0.01] * 9)
+    least = F.cross_entropy(target.log()[None], torch.tensor([0]), label_smoothing=0.1)
+    assert float(least) == pytest.approx(0.500, abs=5e-4)
+    assert text(0.1, is_weighted=False) == (
+        "The losses in the curves are not the log-loss: they include label smoothing of 0.1, with "
+        "which no loss can be less than 0.500."
+    )
