@@ -4,12 +4,13 @@ This module does not import torch or Hydra.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError
-from fashion_lit.text import quote_command, quote_if_needed
+from fashion_lit.text import quote_command, quote_if_needed, quote_value
 
 # Settings that cannot change the result of a run, so it may resume with different values.
 RESULT_NEUTRAL = (
@@ -35,6 +36,10 @@ LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
 # a setting counts as absent, so that their runs and sweeps resume.
 ADDED_SETTINGS = {"data.train_size": None, "init_from": None}
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
+
+ABSENT = "absent"  # the value, in `differences`, of a setting that a configuration lacks
+PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")  # needs no quotes in an override
+OTHER_VALUES = ("true", "false", "null", "nan", "inf")  # not text without quotes
 
 Config = dict[str, Any]
 
@@ -82,10 +87,10 @@ def network_name(config: Config) -> str:
 def differences(recorded: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
     """Return {dotted key: (recorded value, wanted value)} of all settings that differ.
 
-    A setting that one configuration lacks has the value "absent".
+    A setting that one configuration lacks has the value ABSENT.
     """
     old, new = leaves(recorded), leaves(wanted)
-    pairs = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in {**old, **new}}
+    pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in {**old, **new}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -128,16 +133,19 @@ def init_command(path: Path, settings: Mapping[str, Any]) -> str:
         path: the run's directory or the file.
         settings: new settings, by their dotted keys.
     """
-    typed = [f"{key}={_typed(value)}" for key, value in settings.items() if value != "absent"]
+    typed = [as_override(key, value) for key, value in settings.items()]
     place = f"init_from={quote_if_needed(path.as_posix())}"
     return quote_command("fashion-lit", "train", place, *typed)
 
 
-def _typed(value: Any) -> str:
-    """Return a value as it is typed in an override."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return quote_if_needed(value) if isinstance(value, str) else json.dumps(value)
+def as_override(key: str, value: Any) -> str:
+    """Return the override that sets a setting to a plain value, or removes one that is ABSENT."""
+    if value == ABSENT:
+        return f"~{key}"
+    if isinstance(value, str):
+        is_plain = PLAIN_TEXT.fullmatch(value) and value.lower() not in OTHER_VALUES
+        return f"{key}={value if is_plain else quote_value(value)}"
+    return f"{key}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
 
 
 def may_change(key: str, recorded: Config, wanted: Config) -> bool:
