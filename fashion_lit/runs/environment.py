@@ -1,6 +1,9 @@
-"""What a bit-identical result depends on in addition to configuration and seed."""
+"""What a bit-identical result depends on in addition to configuration and seed; the CPU's name."""
 
 import platform
+import re
+from functools import cache
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -19,3 +22,12 @@ def environment(trainer: L.Trainer) -> dict[str, str]:
         "torch": str(torch.__version__),
         "lightning": L.__version__,
     }
+
+
+@cache
+def processor() -> str:
+    """Return the CPU's name, such as "AMD EPYC"; "" if the system does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where Python does not know the name
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    found = re.search(r"^model name\s*: (.+)$", text, flags=re.M)
+    return found[1].strip() if found else platform.processor()

@@ -21,7 +21,7 @@ from fashion_lit.runs.checkpoints import (
     restart_loops,
     restore_running_metrics,
 )
-from fashion_lit.runs.environment import environment
+from fashion_lit.runs.environment import environment, processor
 from fashion_lit.runs.finite import check_finite
 from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
 from fashion_lit.runs.logger import EventFiles, flush_events
@@ -193,6 +193,7 @@ class ResumeCheckpoints(L.Callback):
             "epochs_done": epochs_done,
             "steps_done": trainer.global_step,
             "environment": environment(trainer),
+            "processor": processor(),
             "metrics": metrics,
             "seconds": self.seconds,
             "stopped_early": self._stopped_early,
