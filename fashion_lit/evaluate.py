@@ -12,8 +12,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from fashion_lit.config.command_line import CommandParser
 from fashion_lit.config.settings import flatten
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
@@ -28,8 +26,9 @@ from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.files import check_writable, png, write_atomically
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.text import align
+from fashion_lit.text import align, quote_command
 from fashion_lit.training.device import tune_malloc
+from fashion_lit.training.facts import describe_run
 from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
 from fashion_lit.training.log_filters import silence_known_messages
 
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if args.compare:
         compare_models(models, splits[-1], args.output or Path(OUTPUT))
     else:
-        evaluate(models, splits, args)
+        evaluate(models, splits, args, quote_command("fashion-lit", "evaluate", *arguments))
     return 0
 
 
@@ -99,7 +98,7 @@ def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Sp
 
 
 def evaluate(
-    models: Sequence[TrainedRun], splits: Sequence[Split], args: argparse.Namespace
+    models: Sequence[TrainedRun], splits: Sequence[Split], args: argparse.Namespace, command: str
 ) -> None:
     """Evaluate one model, or an ensemble and its members; write and print the evaluation."""
     results = []
@@ -114,7 +113,7 @@ def evaluate(
         results += [result(name, split, predictions) for name, predictions in named]
     name = ENSEMBLE if len(models) > 1 else models[0].name
     main_result = next(r for r in reversed(results) if r.name == name)
-    evaluation = describe(models, main_result, results)
+    evaluation = describe(models, main_result, results, command)
     output = args.output or (models[0].run.path / "report" if len(models) == 1 else Path(OUTPUT))
     write_evaluation(output, evaluation)
     print_results(evaluation, output)
@@ -146,7 +145,7 @@ def calibrated(
 
 
 def describe(
-    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
+    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result], command: str
 ) -> Evaluation:
     """Gather the content of the evaluation page of one model or an ensemble."""
     first = models[0]
@@ -175,7 +174,8 @@ def describe(
         num_epochs=max(1, first.run.status.get("epoch", 1)),
         label_smoothing=first.config["model"]["label_smoothing"],
         is_weighted=first.config["model"]["class_weights"] is not None,
-        settings="\n\n".join(yaml.safe_dump(m.config, sort_keys=False) for m in models),
+        runs=[describe_run(model) for model in models],
+        command=command,
         with_references=first.config["data"]["name"] == "fashion_mnist",
     )
 

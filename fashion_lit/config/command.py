@@ -15,8 +15,8 @@ from fashion_lit.config.groups import CONF_DIR, OPTIONAL_GROUPS, choice_files
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
-    DATA_LOCATION_KEYS,
     ABSENT,
+    DATA_LOCATION_KEYS,
     LOCATION_KEYS,
     Config,
     as_override,
@@ -44,7 +44,11 @@ def train_overrides(recorded: Config) -> list[str] | None:
     """
     if recorded.get("init_from") is not None:
         return None
-    starts = [(f"{group}={name}",) for group in OPTIONAL_GROUPS for name in choice_files(group, [CONF_DIR])]
+    starts = [
+        (f"{group}={name}",)
+        for group in OPTIONAL_GROUPS
+        for name in choice_files(group, [CONF_DIR])
+    ]
     num_changed = len(changes((), recorded))
     useful = [start for start in starts if len(changes(start, recorded)) < num_changed]
     overrides = min((complete(start, recorded) for start in [(), *useful]), key=len)
@@ -60,7 +64,10 @@ def complete(start: Sequence[str], recorded: Config) -> list[str]:
     chosen = tuple(start)
     for group, prefix in GROUPS.items():
         if any(key.startswith(prefix) for key in changes(chosen, recorded)):
-            options = [chosen, *((*chosen, f"{group}={name}") for name in choice_files(group, [CONF_DIR]))]
+            options = [
+                chosen,
+                *((*chosen, f"{group}={name}") for name in choice_files(group, [CONF_DIR])),
+            ]
             chosen = min(options, key=lambda option: len(changes(option, recorded)))
     changed = changes(chosen, recorded)
     return [*chosen, *(as_override(key, value) for key, (value, _) in changed.items())]

@@ -7,6 +7,7 @@ report.html is self-contained: figures are embedded and no external resources ar
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,20 +38,21 @@ from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
 from fashion_lit.evaluation.tables import (
+    class_rows,
     class_table,
     classification_report,
     confusion_matrix_figure,
     flat_metrics,
+    macro_f1,
 )
 from fashion_lit.files import png, write_atomically
 
 TEMPLATE = Path(__file__).parent / "report.html"
 SPLIT_NAMES = {"val": "validation images", "test": "test images"}
 NUM_PICTURES = 24
-UNKNOWN = "–"
 # Figure sections of the page: (title, {figure name: caption}).
 SECTIONS = (
-    ("Confusions", {"confusion_matrix": "counts and shares of the true class, in rows"}),
+    ("Confusions", {"confusion_matrix": "counts and row shares; darker: more frequent mistakes"}),
     ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
     (
         "Confidence",
@@ -85,6 +87,25 @@ class Result:
 
 
 @dataclass(frozen=True)
+class RunFacts:
+    """What the page says of one run, as text.
+
+    Args:
+        name: name of the run.
+        facts: (what, value) pairs, such as ("Started", "2026-11-22 14:03 UTC").
+        command: the command that trains such a run; "" if there is none.
+        changed: (setting, value, default) of the settings that are not the default run's.
+        others: (setting, value) of all others.
+    """
+
+    name: str
+    facts: Sequence[tuple[str, str]]
+    command: str
+    changed: Sequence[tuple[str, str, str]]
+    others: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The content of an evaluation page.
 
@@ -100,7 +121,8 @@ class Evaluation:
         num_epochs: number of epochs at the last step of the curves.
         label_smoothing: of the losses in the curves.
         is_weighted: whether classes have weights in these losses.
-        settings: settings of the run, as text.
+        runs: the run, or the members of an ensemble.
+        command: the command that wrote the page.
         with_references: compare with the course reports, which used the real test set.
     """
 
@@ -114,7 +136,8 @@ class Evaluation:
     num_epochs: float = 1
     label_smoothing: float = 0.0
     is_weighted: bool = False
-    settings: str = ""
+    runs: Sequence[RunFacts] = ()
+    command: str = ""
     with_references: bool = False
 
 
@@ -169,24 +192,28 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
     """Render the HTML page; `figures` are PNG files by name."""
     main = evaluation.main
     references = REPORTS if evaluation.with_references and main.split == "test" else ()
-    return (
-        jinja2.Environment(autoescape=True, trim_blocks=True)
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            title=evaluation.title,
-            subtitle=evaluation.subtitle,
-            notices=evaluation.notices,
-            numbers=headline(main),
-            sentences=sentences(evaluation),
-            rows=[result_row(result) for result in evaluation.results],
-            split_name=SPLIT_NAMES[main.split],
-            classes=class_rows(main.scores, references),
-            reference_names=[reference.name for reference in references],
-            reference_notes="; ".join(f"{r.name}: {r.protocol}" for r in references),
-            figures=figure_sections(figures),
-            settings=evaluation.settings,
-        )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters["units"] = keep_units
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=evaluation.title,
+        subtitle=evaluation.subtitle,
+        notices=evaluation.notices,
+        numbers=headline(main),
+        sentences=sentences(evaluation),
+        rows=[result_row(result) for result in evaluation.results],
+        split_name=SPLIT_NAMES[main.split],
+        classes=class_rows(main.scores, references),
+        reference_names=[reference.name for reference in references],
+        reference_notes="; ".join(f"{r.name}: {r.protocol}" for r in references),
+        figures=figure_sections(figures),
+        runs=evaluation.runs,
+        command=evaluation.command,
     )
+
+
+def keep_units(text: str) -> str:
+    """Return text with a non-breaking space between a number and the unit or word after it."""
+    return re.sub(r"(?<=\d) (?=[%\w])", "\N{NO-BREAK SPACE}", text)
 
 
 def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
@@ -248,11 +275,6 @@ def headline(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def macro_f1(scores: Scores) -> str:
-    """Format macro F1, or return UNKNOWN if a class has no images."""
-    return f"{scores.classes.average('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
-
-
 def result_row(result: Result) -> list[str]:
     """Return one result's row of the table of models and splits."""
     scores = result.scores
@@ -265,21 +287,3 @@ def result_row(result: Result) -> list[str]:
         f"{scores.log_loss:.4f}",
         percent(scores.calibration_error),
     ]
-
-
-def class_rows(scores: Scores, references: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return each class's row: scores, and the course reports' F1 with the difference."""
-    rows = []
-    for i, name in enumerate(CLASS_NAMES):
-        known = bool(scores.present[i])
-        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
-        cells = [f"{float(column[i]):.3f}" if known else UNKNOWN for column in columns]
-        comparisons = []
-        for reference in references:
-            f1 = reference.classes[name][2]
-            gap = round(float(scores.classes.f1[i]) - f1, 3)
-            text = f"{'+' if gap > 0 else '−' if gap < 0 else ''}{abs(gap):.3f}"
-            comparisons.append((f"{f1:.3f}", text if known else UNKNOWN))
-        cells.append(f"{int(scores.classes.support[i]):,}")
-        rows.append({"name": name, "cells": cells, "references": comparisons})
-    return rows

@@ -1,9 +1,9 @@
-"""Scores as text, CSV and a flat dict; the confusion matrix as a figure."""
+"""Tables of scores, as text, CSV, rows and a flat dict; the confusion matrix as a figure."""
 
 import csv
 import io
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_rgba
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluation.metrics import class_scores
+from fashion_lit.evaluation.reference import Reference
 from fashion_lit.evaluation.scores import Scores
 
 AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
+UNKNOWN = "–"
 DIAGONAL = "#d9d9d9"  # light grey, in the confusion matrix
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
@@ -84,6 +86,29 @@ def class_table(scores: Scores) -> str:
     for kind in AVERAGES:
         writer.writerow([f"{kind} avg", *scores.classes.average(kind), scores.num_images])
     return buffer.getvalue()
+
+
+def macro_f1(scores: Scores) -> str:
+    """Format macro F1, or return UNKNOWN if a class has no images."""
+    return f"{scores.classes.average('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
+
+
+def class_rows(scores: Scores, references: Sequence[Reference]) -> list[dict[str, Any]]:
+    """Return each class's row: scores, and the course reports' F1 with the difference."""
+    rows = []
+    for i, name in enumerate(CLASS_NAMES):
+        known = bool(scores.present[i])
+        columns = (scores.classes.precision, scores.classes.recall, scores.classes.f1)
+        cells = [f"{float(column[i]):.3f}" if known else UNKNOWN for column in columns]
+        comparisons = []
+        for reference in references:
+            f1 = reference.classes[name][2]
+            gap = round(float(scores.classes.f1[i]) - f1, 3)
+            text = f"{'+' if gap > 0 else '−' if gap < 0 else ''}{abs(gap):.3f}"
+            comparisons.append((f"{f1:.3f}", text if known else UNKNOWN))
+        cells.append(f"{int(scores.classes.support[i]):,}")
+        rows.append({"name": name, "cells": cells, "references": comparisons})
+    return rows
 
 
 def confusion_matrix_figure(confusion: Tensor, class_names: Sequence[str]) -> Figure:

@@ -7,8 +7,10 @@ Nothing is trained, and the run directory is not changed.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -39,6 +41,7 @@ class TrainedRun:
         run: its directory.
         config: the run's configuration.
         checkpoint: the file of its weights.
+        record: what the run recorded in this file.
         classifier: the classifier with these weights, in eval mode.
         datamodule: the run's data module, set up, with its images in main memory.
         accelerator: the device to predict on, "cuda", "mps" or "cpu".
@@ -48,6 +51,7 @@ class TrainedRun:
     run: RunDirectory
     config: Config
     checkpoint: Path
+    record: Mapping[str, Any]
     classifier: ImageClassifier
     datamodule: FashionMNISTDataModule
     accelerator: str
@@ -94,7 +98,8 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
     available, device_notice = with_available_devices(config)
     accelerator = resolve_accelerator(available["trainer"].get("accelerator", "auto"))
     notice = " ".join(filter(None, (notice, device_notice)))
-    return TrainedRun(run, config, path, classifier.eval(), datamodule, accelerator, notice)
+    classifier.eval()
+    return TrainedRun(run, config, path, record, classifier, datamodule, accelerator, notice)
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:

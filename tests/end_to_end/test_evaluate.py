@@ -1,7 +1,9 @@
 """`fashion-lit evaluate`: the files it writes, the input it refuses; it never changes the run."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,9 @@ import torch
 from matplotlib.image import imread
 from sklearn.metrics import f1_score, log_loss
 
+from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.schema import check
+from fashion_lit.config.settings import leaves
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluate import main
 from fashion_lit.evaluation.calibration import apply_temperature, fit_temperature
@@ -38,6 +43,12 @@ FILES = {
 def contents(run: RunDirectory) -> dict[str, bytes]:
     files = [p for p in run.path.rglob("*") if p.is_file() and "report" not in p.parts]
     return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in files}
+
+
+def text_of_page(report: Path) -> str:
+    """Return report.html with plain instead of non-breaking spaces."""
+    page = (report / "report.html").read_text(encoding="utf-8")
+    return page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +105,7 @@ def test_the_temperature_is_fitted_on_validation_images(
         assert metrics["temperature"] == pytest.approx(temperature)
         sentence = f"temperature of {temperature:.2f}"
         assert sentence in capsys.readouterr().out
-        page = (report / "report.html").read_text(encoding="utf-8")
+        page = text_of_page(report)
         assert sentence in page
         assert ("on the images it was fitted on" in page) == (split == "val")
         if split == "test":
@@ -114,7 +125,7 @@ def test_no_temperature_is_fitted_on_test_images(
         assert main([str(run.path), "--split", split]) == 0
         message = "No temperature is fitted, because the validation images are the test images."
         assert message in capsys.readouterr().out
-        assert message in (run.path / "report" / "report.html").read_text(encoding="utf-8")
+        assert message in text_of_page(run.path / "report")
         assert "temperature" not in (run.path / "report" / "metrics.json").read_text()
 
 
@@ -124,8 +135,7 @@ def test_an_ensemble_without_common_validation_images_has_no_temperature(
     other = train("data.split_seed=1", "model.network.widths=[8,16,32]")
     runs, output = [str(finished_run.path), str(other.path)], tmp_path / "together"
     assert main([*runs, "--split", "test", "--output", str(output)]) == 0
-    page = (output / "report.html").read_text(encoding="utf-8")
-    assert "because the runs have different validation images." in page
+    assert "because the runs have different validation images." in text_of_page(output)
 
 
 def test_the_page_is_self_contained(evaluated: RunDirectory) -> None:
@@ -135,10 +145,55 @@ def test_the_page_is_self_contained(evaluated: RunDirectory) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
     assert "Test accuracy is" in page
-    assert "they include label smoothing of 0.1" in page
+    assert "they include label smoothing of 0.1" in text_of_page(evaluated.path / "report")
     assert "report A" not in page  # synthetic images are not comparable
     for name in ("curves", "mistakes", "predictions", "confusion_matrix"):
         assert imread(evaluated.path / "report" / f"{name}.png").std() > 0.01
+
+
+def test_the_page_names_the_runs_commands_and_facts(evaluated: RunDirectory) -> None:
+    page = text_of_page(evaluated.path / "report")
+    train_command, evaluate_command = (
+        shlex.split(html.unescape(text)) for text in re.findall(r"<code>(.*?)</code>", page)
+    )
+    assert train_command[:2] == ["fashion-lit", "train"]
+    (composed,) = compose_jobs(prepare_overrides(train_command[2:]), multirun=False)
+    assert leaves(check(composed)).items() >= leaves(evaluated.config).items()
+    assert evaluate_command == ["fashion-lit", "evaluate", str(evaluated.path)]
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert facts.keys() >= {"Started", "Training", "Hardware", "Software", "Data", "Command"}
+    assert facts["Training"].startswith("2 epochs in ")
+    assert "1 thread" in facts["Hardware"]
+    assert facts["Data"] == (
+        "synthetic garments: 200 images to train on, 100 to validate, 101 to test"
+    )
+
+
+def test_changed_settings_come_first_and_the_others_are_folded(evaluated: RunDirectory) -> None:
+    page = (evaluated.path / "report" / "report.html").read_text(encoding="utf-8")
+    settings = page.partition("<h2>Settings</h2>")[2]
+    first, _, folded = settings.partition("<details>")
+    changed = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", first)
+    assert ("data.name", "synthetic", "fashion_mnist") in changed
+    assert ("trainer.max_epochs", "2", "14") in changed
+    assert ("data.num_train", "300", "absent") in changed
+    others = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", folded)
+    assert ("optimizer.momentum", "0.9") in others
+    names = [name for name, *_ in (*changed, *others)]
+    assert sorted(names) == sorted(leaves(evaluated.config))
+
+
+def test_the_page_fits_a_phone(evaluated: RunDirectory) -> None:
+    page = (evaluated.path / "report" / "report.html").read_text(encoding="utf-8")
+    (first_column,) = re.findall(r"th:first-child, td:first-child \{(.*?)\}", page)
+    assert {"position: sticky", "left: 0", "background: var(--card)"} <= {
+        rule.strip() for rule in first_column.split(";")
+    }
+    num_tables, num_wrapped = page.count("<table"), page.count('<table class="settings">')
+    assert page.count('<div class="scroll"><table') == num_tables - num_wrapped > 0
+    text = re.sub(r"<style>.*?</style>|<code>.*?</code>|<td>.*?</td>|<[^>]*>", "", page, flags=re.S)
+    assert "95\N{NO-BREAK SPACE}%" in text
+    assert not re.search(r"\d %", text)
 
 
 def test_an_ensemble_averages_its_members_probabilities(
@@ -206,7 +261,7 @@ def test_an_unfinished_run_is_evaluated_on_its_last_checkpoint(
     assert main([str(run.path), "--split", "val"]) == 0
     message = "The run is interrupted; last.ckpt has 2 of 2 epochs."
     assert message in capsys.readouterr().out
-    assert message in (run.path / "report" / "report.html").read_text(encoding="utf-8")
+    assert message in text_of_page(run.path / "report")
 
 
 def test_bad_input_ends_in_one_sentence(
