@@ -25,7 +25,7 @@ from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.files import check_writable, png, write_atomically
-from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.text import align, quote_command
 from fashion_lit.training.device import tune_malloc
 from fashion_lit.training.facts import describe_run
@@ -41,7 +41,9 @@ NUM_PICTURES = 12  # per model of a comparison
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit evaluate ARGUMENTS` and return the exit code."""
     parser = CommandParser("evaluate", __doc__)
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument(
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="a run, or one of its checkpoints"
+    )
     parser.add_argument("--split", choices=("val", "test"), help="default: both, if test=true")
     parser.add_argument(
         "--checkpoint",
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
     silence_known_messages()
     tune_malloc()
     check_arguments(args)
-    models = [load_run(RunDirectory(path), args.checkpoint) for path in args.run_dirs]
+    models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
     for model in models:
         if model.notice:
             print(f"{model.name}: {model.notice}")
@@ -84,6 +86,15 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_writable(args.output / "metrics.json")
     if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
+
+
+def checkpoint_of(path: Path, args: argparse.Namespace) -> str | None:
+    """Return the checkpoint to evaluate: the one that is named instead of its run, if any."""
+    if not (path.is_file() and path.suffix == ".ckpt"):
+        return args.checkpoint
+    if args.checkpoint is not None:
+        raise UserError(f"`--checkpoint` contradicts {path}; leave out one of them.")
+    return str(path)
 
 
 def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Split]:

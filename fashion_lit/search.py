@@ -22,7 +22,7 @@ from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.sweeps.launch import build_launcher, repeat_command
+from fashion_lit.sweeps.launch import build_launcher, repeat_command, sweep_directory
 from fashion_lit.sweeps.pruning import METRIC, PRUNERS, STUDY_FILE, load_study
 from fashion_lit.sweeps.space import check_corners, read_space
 from fashion_lit.sweeps.study import SAMPLERS, Trials, check_same_search
@@ -61,7 +61,7 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     config = check_corners(space, fixed)
     launcher = build_launcher(config)
     launcher.check([config])
-    sweep_dir = Path(config["output_root"], "sweeps", config["sweep_name"]).absolute()
+    sweep_dir = sweep_directory(config)
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = load_study(sweep_dir / STUDY_FILE, args.pruner)
     check_same_search(study, space, fixed)

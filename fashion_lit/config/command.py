@@ -104,3 +104,8 @@ def compose(overrides: tuple[str, ...]) -> Config:
     """
     (config,) = compose_jobs(prepare_overrides(overrides), multirun=False)
     return config
+
+
+def choices(group: str) -> list[str]:
+    """Return the overrides that choose one of a group's choices in conf/."""
+    return [f"{group}={name}" for name in choice_files(group, [CONF_DIR])]

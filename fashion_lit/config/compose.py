@@ -7,6 +7,7 @@
 """
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -40,7 +41,11 @@ def hydra_errors_for_users() -> Iterator[None]:
     """Convert errors of Hydra and OmegaConf to a one-line UserError."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        setting = f" of `{error.full_key}`" if error.full_key else ""
+        raise UserError(f"Expected a value{setting} that can be resolved, but: {reason}.") from None
+    except HydraException as error:
         raise UserError(" ".join(f"{error}".split())) from None
 
 
@@ -132,7 +137,11 @@ def to_plain(config: DictConfig) -> Config:
     """Resolve a composed configuration to plain dicts, lists, numbers, strings and None."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    settings = {str(key): value for key, value in plain.items()}
+    for key in ("run_dir", "output_root"):
+        if isinstance(settings.get(key), str):
+            settings[key] = os.path.expanduser(settings[key])  # noqa: PTH111
+    return settings
 
 
 def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Config:

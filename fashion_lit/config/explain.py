@@ -151,6 +151,7 @@ def _expectation(detail: Mapping[str, Any]) -> str:
         "finite_number": "a finite number",
         "bool_type": "true or false",
         "string_type": "text",
+        "string_too_short": "text of at least {min_length} character",
         "string_pattern_mismatch": "a time as DD:HH:MM:SS",
         "list_type": "a list, such as [a,b]",
         "tuple_type": "a list, such as [a,b]",

@@ -67,7 +67,8 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
 def as_text(key: str, text: str, override: Override) -> str | None:
     """Return an override whose value, a number or truth value as typed, is text; None for others.
 
-    Only for PLACES: a sweep may be called 007.
+    Only for PLACES: a sweep may be called 007. Raises UserError for several values, an empty one,
+    or ???, which stands for a missing value in Hydra.
     """
     if key not in PLACES:
         return None
@@ -75,7 +76,10 @@ def as_text(key: str, text: str, override: Override) -> str | None:
         if key in ("ckpt_path", "init_from"):
             return None
         raise UserError(f"Expected one `{key}`, but got several: {shorten(text)}.")
-    is_word = isinstance(override.value(), bool | int | float)
+    value = override.value()
+    if str(value).strip() in ("", "???"):
+        raise UserError(f"Expected a name or a path for `{key}`, but got {str(value)!r}.")
+    is_word = isinstance(value, bool | int | float)
     return f"{key}={quote_value(text.partition('=')[2])}" if is_word else None
 
 

@@ -178,7 +178,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        check_sizes(source.num_train, 0 if validate_on_test else val_size, train_size)
+        num_held_out = 0 if validate_on_test else val_size
+        self.num_train = check_sizes(source.num_train, num_held_out, train_size)
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -193,6 +194,15 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.seed = seed
         self.tensor_device = torch.device("cpu")
         self.position = (0, 0)  # (finished epochs, finished batches of the next); in checkpoints
+
+    @property
+    def description(self) -> str:
+        """The data set's name and the numbers of images in its splits."""
+        num_test = self.source.num_test
+        others = f"{self.val_size:,} to validate, {num_test:,} to test"
+        if self.validate_on_test:
+            others = f"{num_test:,} to validate and test on"
+        return f"{self.source.title}: {self.num_train:,} images to train on, {others}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position; all other state is determined by the constructor's arguments."""

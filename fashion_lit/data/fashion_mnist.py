@@ -89,6 +89,7 @@ class FashionMNIST:
             folders are resolved from the checkout, or else from the current directory.
     """
 
+    title = "Fashion-MNIST"
     num_train = TRAIN_FILES[0].num_items
     num_test = TEST_FILES[0].num_items
 

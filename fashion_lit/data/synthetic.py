@@ -80,6 +80,8 @@ class SyntheticGarments:
         drawing_seed: seed of the drawings; train and test use separate random streams.
     """
 
+    title = "synthetic garments"
+
     def __init__(
         self, *, num_train: NumImages, num_test: NumImages, drawing_seed: NonNegativeInt = 0
     ) -> None:

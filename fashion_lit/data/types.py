@@ -17,6 +17,7 @@ class LabelledImages(NamedTuple):
 class ImageSource(Protocol):
     """A source of images: FashionMNIST or SyntheticGarments."""
 
+    title: str  # name of the data set
     num_train: int
     num_test: int
 

@@ -35,6 +35,8 @@ from fashion_lit.runs.records import (
 )
 from fashion_lit.text import quote_command, quote_if_needed
 
+MAX_LISTED = 5  # runs in a message
+
 
 class RunDirectory:
     """The files of one run, which has exactly one configuration.
@@ -81,7 +83,11 @@ class RunDirectory:
                 f"{self.path}; wait for it or stop it."
             ) from None
         except (OSError, NotImplementedError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it supports no file locks"
+            reason = "it supports no file locks"
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                reason = "it or a folder above it is a file or a broken link"
+            elif isinstance(error, OSError):
+                reason = error.strerror or str(error)
             raise UserError(
                 f"Expected a writable run directory, but {self.path} is not ({reason}); choose "
                 "another with run_dir= or output_root=."
@@ -261,3 +267,30 @@ class RunDirectory:
         """The command that resumes the run."""
         override = f"run_dir={quote_if_needed(self.path.as_posix())}"
         return quote_command("fashion-lit", "train", override)
+
+
+def run_of(path: Path) -> RunDirectory:
+    """Return the run that a directory is, or that a file or folder in it belongs to.
+
+    Raises UserError, which names the runs in the directory, if it is none.
+    """
+    for place in (path, *path.absolute().parents[:2]):
+        if RunDirectory(place).exists:
+            return RunDirectory(place)
+    if not path.exists():
+        raise UserError(f"Expected the directory of a run, but there is no {path}.")
+    newest = sorted(
+        (file.parent for file in path.glob("*/config.yaml")),
+        key=lambda run: (run / "config.yaml").stat().st_mtime,
+        reverse=True,
+    )
+    if not newest:
+        raise UserError(
+            f"Expected the directory of a run, but {path} belongs to none and holds none."
+        )
+    listed = ", ".join(str(run) for run in newest[:MAX_LISTED])
+    more = f" and {len(newest) - MAX_LISTED:,} more" if len(newest) > MAX_LISTED else ""
+    raise UserError(
+        f"Expected the directory of a run, but {path} holds {len(newest):,}: {listed}{more} "
+        f"(newest first); name one of them, or rank them by fashion-lit leaderboard {path}."
+    )

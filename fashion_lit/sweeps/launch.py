@@ -11,14 +11,15 @@ from fashion_lit.config.schema import (
     validate,
 )
 from fashion_lit.config.settings import Config
-from fashion_lit.errors import Stopped
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.jobs import Queue, is_finished, plan_jobs
 from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
 from fashion_lit.sweeps.slurm import SlurmLauncher
-from fashion_lit.text import quote_command, quote_if_needed
+from fashion_lit.text import quote_command, quote_if_needed, shorten
 
+MAX_NAME = 120  # bytes of a sweep's name
 LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": SlurmLauncher}
 
 
@@ -35,7 +36,7 @@ def launch_sweep(
 
     Returns the exit code: 1 if a job failed, else 0. Raises Stopped and UserError.
     """
-    sweep_dir = Path(first["output_root"], "sweeps", first["sweep_name"]).absolute()
+    sweep_dir = sweep_directory(first)
     jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
     launcher = build_launcher(first)
     launcher.check([job.config for job in jobs])
@@ -51,6 +52,21 @@ def launch_sweep(
         print_sweep_end(sweep_dir, [job.run for job in jobs])
     print(f"To continue it, or to add jobs:\n  {repeat}")
     return 0 if all(is_finished(job.run) for job in jobs) else 1
+
+
+def sweep_directory(config: Config) -> Path:
+    """Return the directory of a sweep or a search; raises UserError for a name that is none."""
+    root, name = config["output_root"], config["sweep_name"]
+    if not isinstance(root, str):
+        raise UserError(f"Expected `output_root` to be a folder, but got {root!r}.")
+    is_name = isinstance(name, str) and 0 < len(name.encode()) <= MAX_NAME and name.isprintable()
+    if not is_name or name in (".", "..") or "/" in name or "\\" in name:
+        raise UserError(
+            f"Expected `sweep_name` to be the name of a folder in {Path(root, 'sweeps')}, of at "
+            f"most {MAX_NAME} bytes and without slashes, but got {shorten(repr(name))}; "
+            "output_root=DIR puts sweeps/ elsewhere."
+        )
+    return Path(root, "sweeps", name).absolute()
 
 
 def repeat_command(command: str, arguments: Sequence[str], name: str) -> str:

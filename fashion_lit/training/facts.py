@@ -19,8 +19,6 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.text import quote_command
 from fashion_lit.training.inference import TrainedRun
 
-DATA_NAMES = {"fashion_mnist": "Fashion-MNIST", "synthetic": "synthetic garments"}
-
 
 def describe_run(model: TrainedRun) -> RunFacts:
     """Gather what the page says of a trained run."""
@@ -30,7 +28,7 @@ def describe_run(model: TrainedRun) -> RunFacts:
         "Training": duration(model.run),
         "Hardware": hardware(model.record),
         "Software": software(model.record),
-        "Data": images(model),
+        "Data": model.datamodule.description,
     }
     changed = changed_settings(model.config)
     return RunFacts(
@@ -103,15 +101,3 @@ def software(record: Mapping[str, Any]) -> str:
     known = record.get("environment", {})
     names = {"torch": "PyTorch {}", "lightning": "Lightning {}", "precision": "precision {}"}
     return ", ".join(text.format(known[key]) for key, text in names.items() if key in known)
-
-
-def images(model: TrainedRun) -> str:
-    """Return the data set's name and the numbers of images in its splits."""
-    data, name = model.datamodule, DATA_NAMES[model.config["data"]["name"]]
-    num_train, num_test = len(data.train_indices), len(data.test.labels)
-    if data.validate_on_test:
-        return f"{name}: {num_train:,} images to train on, {num_test:,} to validate and test on"
-    num_val = len(data.val_indices)
-    return (
-        f"{name}: {num_train:,} images to train on, {num_val:,} to validate, {num_test:,} to test"
-    )

@@ -24,7 +24,7 @@ def print_start(
     trainer: L.Trainer,
     run_dir: Path,
 ) -> None:
-    """Print the network, device, precision, seed and directory of a run."""
+    """Print the network, device, precision, seed, data and directory of a run."""
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -33,7 +33,7 @@ def print_start(
     threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
     print(
         f"{name}, {num_parameters:,} parameters, on {where}{threads}, "
-        f"{trainer.precision}, seed {datamodule.seed}\nin {run_dir}"
+        f"{trainer.precision}, seed {datamodule.seed}\n{datamodule.description}\nin {run_dir}"
     )
     if datamodule.validate_on_test:
         print(

@@ -15,7 +15,8 @@ import torch
 from matplotlib.image import imread
 from sklearn.metrics import f1_score, log_loss
 
-from fashion_lit.config.compose import compose_jobs, prepare_overrides
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import leaves
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
@@ -278,7 +279,7 @@ def test_bad_input_ends_in_one_sentence(
     first, second = str(finished_run.path), str(other.path)
     foreign = str(other.best_checkpoint)
     cases = {
-        ("absent",): "Expected the directory of a run, but absent has no config.yaml.",
+        ("absent",): "Expected the directory of a run, but there is no absent.",
         (str(empty.path),): "but there is none yet.",
         (first, "--checkpoint", "absent.ckpt"): "there is no file absent.ckpt",
         (first, "--checkpoint", foreign): "Expected a checkpoint of the run's model",
@@ -347,3 +348,23 @@ def test_a_run_of_unavailable_devices_is_evaluated_on_the_cpu(
 def test_views_stay_on_the_images_device(view: tuple[bool, int, int]) -> None:
     images = torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta")  # stands for a GPU
     assert apply_view(images, *view).device.type == "meta"
+
+
+def test_a_folder_of_runs_names_them_and_a_checkpoint_is_that_of_its_run(
+    run_copy: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_copy.path.parent
+    shutil.copytree(run_copy.path, folder / "other")
+    assert main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "holds 2: " in error
+    assert str(folder / "other") in error
+    assert f"fashion-lit leaderboard {folder}" in error
+    assert main([str(folder / "nowhere")]) == 2
+    assert "there is no" in capsys.readouterr().err
+    assert main([str(run_copy.last_checkpoint), "--split", "val", "--checkpoint", "best"]) == 2
+    assert "`--checkpoint` contradicts" in capsys.readouterr().err
+    for file in (run_copy.last_checkpoint, run_copy.metrics_file):
+        assert main([str(file), "--split", "val"]) == 0
+        assert (run_copy.path / "report" / "report.html").exists()
+        shutil.rmtree(run_copy.path / "report")

@@ -133,7 +133,8 @@ def test_screen_shows_epochs_and_the_table(
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0].startswith("fast_cnn, ")
-    assert lines[2].split() == [
+    assert lines[1] == "synthetic garments: 200 images to train on, 100 to validate, 101 to test"
+    assert lines[3].split() == [
         "epoch", "train", "loss", "acc", "%", "val", "loss", "acc", "%", "lr", "seconds",
         "images/s",
     ]  # fmt: skip
