@@ -9,11 +9,14 @@ job: it skips finished jobs, resumes stopped ones and repeats failed ones.
 
 import hashlib
 import json
+import sys
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
+from tqdm import tqdm
 from typing_extensions import override
 
 from fashion_lit.config.compose import compose_jobs, split_jobs
@@ -22,9 +25,69 @@ from fashion_lit.config.schema import check
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import check_weights_fit, with_settings_of_source
-from fashion_lit.sweeps.launchers import Job, JobSource
+from fashion_lit.text import one_line, quote_value
 
 NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Args:
+        run: its directory.
+        overrides: compose to `config`; as `prepare_overrides` returns them.
+        config: its configuration.
+        title: shown to the user, such as "job 3 of 9".
+        environment: variables for its process, in addition to those of this process.
+    """
+
+    run: RunDirectory
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    title: str = "job"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> list[str]:
+        """The command that starts or resumes the run."""
+        place = f"++run_dir={quote_value(self.run.path.absolute().as_posix())}"
+        return [sys.executable, "-m", "fashion_lit", "train", *self.overrides, place]
+
+    @property
+    def log_file(self) -> Path:
+        """The file for its output, next to the run's directory."""
+        return self.run.path.with_name(f"{self.run.path.name}.log")
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the run's epochs that are done, in [0, 1]."""
+        epochs = self.run.status.get("epoch", 0) if self.run.exists else 0
+        return min(1.0, epochs / self.config["trainer"]["max_epochs"])
+
+
+class JobSource(Protocol):
+    """Supplies a launcher with jobs."""
+
+    total: int  # number of jobs, including those done before
+
+    @property
+    def num_done(self) -> int:
+        """The number of jobs that have ended, successfully or not."""
+        ...
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether `take` has no more jobs to return."""
+        ...
+
+    def take(self) -> Job | None:
+        """Return a job to start now, or None."""
+        ...
+
+    def give_back(self, job: Job, exit_code: int) -> None:
+        """Record that a job's process has ended."""
+        ...
 
 
 def fingerprint(config: Config) -> str:
@@ -80,6 +143,29 @@ def is_finished(run: RunDirectory) -> bool:
     return run.exists and run.is_complete
 
 
+def describe_end(job: Job) -> str:
+    """Describe a job whose process has ended: one line, and one more on why it did not finish."""
+    status = job.run.status if job.run.exists else {}
+    state = str(status.get("state", "not begun"))
+    if state == "running" and not job.run.is_locked():  # else another process trains it
+        state = "killed"
+    if state == "finished" and not job.run.is_complete:
+        state = "damaged"
+    accuracy = f"{100 * job.run.metrics['val/accuracy']:.2f} %" if state == "finished" else ""
+    seconds = f"{status['seconds']:.0f} s" if status else ""
+    line = f"{state:<11}  {accuracy:>8}  {seconds:>7}  {job.title}: {job.run.path.name}"
+    if state in ("finished", "pruned", "interrupted", "running"):
+        return line
+    sudden = "its process was killed or crashed" if state == "killed" else last_line(job.log_file)
+    return f"{line}\n  {status.get('reason') or sudden} (see {job.log_file})"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty, such as why a command was refused."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((one_line(line) for line in reversed(lines) if line.strip()), "no output")
+
+
 class Queue(JobSource):
     """The unfinished jobs of a multirun; a job that another process is training stays queued.
 
@@ -111,12 +197,8 @@ class Queue(JobSource):
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             if is_finished(job.run):
-                accuracy = job.run.metrics["val/accuracy"]
-                print(
-                    f"{job.title}: {job.run.path.name}\n"
-                    f"  finished before, validation accuracy {accuracy:.2%}",
-                    flush=True,
-                )
+                tqdm.write(f"{describe_end(job)} (finished before)", file=sys.stdout)
+                sys.stdout.flush()
             elif job.run.exists and job.run.is_locked():
                 self._waiting.append(job)
             else:

@@ -98,4 +98,8 @@ def print_sweep_end(sweep_dir: Path, runs: Sequence[RunDirectory]) -> None:
     print("\nval acc %  state        job")
     for _, line in sorted(lines, key=lambda item: -item[0]):
         print(f"   {line}")
-    print(f'\nThe sweep is in {sweep_dir}\n  compare:  tensorboard --logdir "{sweep_dir}"')
+    print(
+        f"\nThe sweep is in {sweep_dir}\n"
+        f"  rank the runs:   {quote_command('fashion-lit', 'leaderboard', str(sweep_dir))}\n"
+        f"  show the curves: {quote_command('tensorboard', '--logdir', str(sweep_dir))}"
+    )

@@ -1,6 +1,6 @@
 """Start the jobs of a sweep or a search: one after another, or several at once.
 
-    LocalLauncher().run(source, signals)
+    LocalLauncher(verbose=False).run(source, signals)
 
 Each job is a separate process, so no memory or CUDA state leaks into the next job, and a crash does
 not affect the others. The module `slurm` starts jobs on a cluster.
@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,74 +23,13 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from fashion_lit.errors import Stopped, UserError
-from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals, stop_signals
-from fashion_lit.text import quote_value
+from fashion_lit.sweeps.jobs import Job, JobSource, describe_end
 from fashion_lit.training.device import check_devices
 
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 1.0
 WINDOWS_CTRL_C = 0xC000013A  # STATUS_CONTROL_C_EXIT
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        run: its directory.
-        overrides: compose to `config`; as `prepare_overrides` returns them.
-        config: its configuration.
-        title: shown to the user, such as "job 3 of 9".
-        environment: variables for its process, in addition to those of this process.
-    """
-
-    run: RunDirectory
-    overrides: tuple[str, ...]
-    config: Mapping[str, Any]
-    title: str = "job"
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def command(self) -> list[str]:
-        """The command that starts or resumes the run."""
-        place = f"++run_dir={quote_value(self.run.path.absolute().as_posix())}"
-        return [sys.executable, "-m", "fashion_lit", "train", *self.overrides, place]
-
-    @property
-    def log_file(self) -> Path:
-        """The file for its output when several jobs run at once, next to the run's directory."""
-        return self.run.path.with_name(f"{self.run.path.name}.log")
-
-    @property
-    def progress(self) -> float:
-        """The fraction of the run's epochs that are done, in [0, 1]."""
-        epochs = self.run.status.get("epoch", 0) if self.run.exists else 0
-        return min(1.0, epochs / self.config["trainer"]["max_epochs"])
-
-
-class JobSource(Protocol):
-    """Supplies a launcher with jobs."""
-
-    total: int  # number of jobs, including those done before
-
-    @property
-    def num_done(self) -> int:
-        """The number of jobs that have ended, successfully or not."""
-        ...
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether `take` has no more jobs to return."""
-        ...
-
-    def take(self) -> Job | None:
-        """Return a job to start now, or None."""
-        ...
-
-    def give_back(self, job: Job, exit_code: int) -> None:
-        """Record that a job's process has ended."""
-        ...
 
 
 class Launcher(ABC):
@@ -111,7 +49,14 @@ class Launcher(ABC):
 
 
 class LocalLauncher(Launcher):
-    """Runs one job after another, each in this terminal."""
+    """Runs one job after another.
+
+    Args:
+        verbose: show each job's whole output instead of one line for each job.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self.verbose = verbose
 
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
@@ -124,7 +69,10 @@ class LocalLauncher(Launcher):
             print(f"\n=== {job.title}: {job.run.path.name}", flush=True)
             return subprocess.Popen(job.command, env={**os.environ, **job.environment})
 
-        run_processes(source, signals, start, num_slots=1)
+        if self.verbose:
+            run_processes(source, signals, start, num_slots=1)
+        else:
+            run_logged(source, signals, lambda slot: {}, num_slots=1)
 
 
 class ParallelLauncher(Launcher):
@@ -151,17 +99,10 @@ class ParallelLauncher(Launcher):
 
     @override
     def run(self, source: JobSource, signals: StopSignals) -> None:
-        with show_progress(source) as show:
+        def share(slot: int) -> dict[str, str]:
+            return device_share(slot, self.num_jobs)
 
-            def start(job: Job, slot: int) -> subprocess.Popen[bytes]:
-                tqdm.write(f"{'started':<11}  {job.title}: {job.run.path.name}", file=sys.stdout)
-                environment = {**os.environ, **device_share(slot, self.num_jobs), **job.environment}
-                with job.log_file.open("ab") as log:
-                    return subprocess.Popen(
-                        job.command, env=environment, stdout=log, stderr=subprocess.STDOUT
-                    )
-
-            run_processes(source, signals, start, num_slots=self.num_jobs, watch=show)
+        run_logged(source, signals, share, num_slots=self.num_jobs)
 
 
 def check_all_devices(configs: Sequence[Mapping[str, Any]]) -> None:
@@ -199,6 +140,39 @@ class Start(Protocol):
     def __call__(self, job: Job, slot: int) -> "subprocess.Popen[bytes]":
         """Start the process."""
         ...
+
+
+def run_logged(
+    source: JobSource,
+    signals: StopSignals,
+    share: Callable[[int], Mapping[str, str]],
+    *,
+    num_slots: int,
+) -> None:
+    """Run jobs with their output in their log files; show a line for each, and a progress bar.
+
+    Args:
+        source: supplies the jobs.
+        signals: watched for a request to stop.
+        share: returns the additional environment variables of a slot's jobs.
+        num_slots: the number of concurrent jobs.
+    """
+    folders: set[Path] = set()
+
+    def start(job: Job, slot: int) -> subprocess.Popen[bytes]:
+        folder = job.run.path.parent
+        if folder not in folders:
+            folders.add(folder)
+            tqdm.write(f"Each job writes its output to JOB.log in {folder}", file=sys.stdout)
+            sys.stdout.flush()
+        environment = {**os.environ, **share(slot), **job.environment}
+        with job.log_file.open("ab") as log:
+            return subprocess.Popen(
+                job.command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    with show_progress(source) as show:
+        run_processes(source, signals, start, num_slots=num_slots, watch=show)
 
 
 def run_processes(
@@ -268,6 +242,7 @@ def show_progress(source: JobSource) -> Iterator[Watch]:
             nonlocal shown_at
             for job in ended:
                 tqdm.write(describe_end(job), file=sys.stdout)
+                sys.stdout.flush()
             if bar.disable or (not ended and time.monotonic() - shown_at < SHOW_SECONDS):
                 return
             shown_at = time.monotonic()
@@ -277,14 +252,3 @@ def show_progress(source: JobSource) -> Iterator[Watch]:
             bar.set_postfix_str(", ".join(f"{share:.0%}" for share in shares))
 
         yield watch
-
-
-def describe_end(job: Job) -> str:
-    """Describe in one line the state of a job's run after its process has ended."""
-    status = job.run.status if job.run.exists else {}
-    state = status.get("state", "not begun")
-    state = "killed" if state == "running" else state
-    line = f"{state:<11}  {job.title}: {job.run.path.name}"
-    if state in ("finished", "pruned"):
-        return line
-    return f"{line}; {status.get('reason', '')} (see {job.log_file.name})"

@@ -18,7 +18,8 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import write_atomically
 from fashion_lit.runs.records import read_object
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.sweeps.launchers import Job, JobSource, Launcher, show_progress
+from fashion_lit.sweeps.jobs import Job, JobSource
+from fashion_lit.sweeps.launchers import Launcher, show_progress
 from fashion_lit.text import shorten
 
 FOLDER = ".slurm"  # in the sweep's directory: submitit's logs and jobs.json, {run: SLURM job}

@@ -18,8 +18,8 @@ from fashion_lit.config.groups import parse_override
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.data.randomness import derive_seed
 from fashion_lit.errors import UserError
-from fashion_lit.sweeps.jobs import plan_jobs
-from fashion_lit.sweeps.launchers import Job, JobSource, stopped_by
+from fashion_lit.sweeps.jobs import Job, JobSource, plan_jobs
+from fashion_lit.sweeps.launchers import stopped_by
 from fashion_lit.sweeps.optuna_internals import trial_id
 from fashion_lit.sweeps.pruning import METRIC, trial_environment
 

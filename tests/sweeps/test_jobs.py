@@ -17,13 +17,14 @@ from torchvision.models import resnet18
 
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.leaderboard import main as leaderboard
-from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.directory import RunDirectory, quote_command
 from fashion_lit.sweeps.jobs import fingerprint, plan_jobs
 from fashion_lit.train import main
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to kill")
 COMMAND = [sys.executable, "-m", "fashion_lit", "train", "-m"]
 CLOCKS = ("seconds", "train/images_per_second")
+LOGS = ("model.weights=absent", "model.weights=_")  # of a failing job, and of one that finishes
 
 
 def plan(sweep_dir: Path, *overrides: str) -> dict[str, Path]:
@@ -97,6 +98,8 @@ def test_finished_jobs_are_skipped_new_ones_added_and_none_is_lost(
     assert main(["-m", *sweep]) == 0
     out = capfd.readouterr().out
     assert "sweep_name=s" in out  # the command that continues the sweep
+    directory = tmp_path / "sweeps" / "s"
+    assert quote_command("fashion-lit", "leaderboard", str(directory)) in out
     assert not re.search("accuracy .* test", out)
     runs = runs_of(tmp_path / "sweeps" / "s")
     assert len(runs) == 2
@@ -105,29 +108,48 @@ def test_finished_jobs_are_skipped_new_ones_added_and_none_is_lost(
 
     assert main(["-m", *sweep[:-1], "optimizer.lr=0.02,0.03"]) == 0
     out = capfd.readouterr().out
-    assert out.count("finished before, validation accuracy") == 1
+    assert out.count("(finished before)") == 1
     runs = runs_of(tmp_path / "sweeps" / "s")
     assert len(runs) == 3
     after = {name: run.metrics_file.stat().st_mtime_ns for name, run in runs.items()}
     assert before.items() < after.items()
 
 
-def test_a_failing_job_does_not_stop_the_others(
-    tmp_path: Path, small: list[str], capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("launcher", ["local", "parallel"])
+def test_a_failing_job_does_not_stop_the_others_and_each_has_a_line_and_a_log(
+    launcher: str, tmp_path: Path, small: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(resnet18(weights=None).state_dict(), weights)
     arguments = [*small, f"output_root={tmp_path.as_posix()}", "sweep_name=s", "model=resnet18"]
     arguments += ["data.image_size=32", f"model.weights=absent.pth,'{weights.as_posix()}'"]
-    assert main(["-m", *arguments, "launcher=parallel"]) == 1
+    assert main(["-m", *arguments, f"launcher={launcher}"]) == 1
     out = capfd.readouterr().out
-    assert "train loss" not in out  # it is in the jobs' logs
-    (log,) = (tmp_path / "sweeps" / "s").glob("*absent*.log")
-    assert "absent.pth cannot be read" in log.read_text()
+    (failed,), (done,) = ((tmp_path / "sweeps" / "s").glob(f"{p}*.log") for p in LOGS)
+    assert "absent.pth cannot be read" in failed.read_text()
+    assert "train loss" in done.read_text()
+    first, *lines = out[: out.index("\nval acc %")].splitlines()
+    assert first == f"Each job writes its output to JOB.log in {failed.parent}"
+    assert len(lines) == 3  # one for each job, and the reason
+    assert re.fullmatch(rf"  Expected .*absent\.pth cannot be read .* \(see {failed}\)", lines[1])
+    assert re.fullmatch(r"failed +\d+ s  job 1 of 2: model\.weights=absent.*", lines[0])
+    assert re.fullmatch(r"finished +[\d.]+ % +\d+ s  job 2 of 2: model\.weights=.*", lines[2])
     best, worst = out[out.index("val acc %") :].splitlines()[1:3]
     assert "finished" in best
     assert "failed" in worst
     assert "absent.pth cannot be read" in worst
+
+
+def test_a_verbose_sweep_shows_the_whole_output(
+    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", *sweep, "launcher.verbose=true", "optimizer.lr=0.01"]) == 0
+    out = capfd.readouterr().out
+    assert "=== job 1 of 1: " in out
+    assert "train loss" in out
+    assert not list((tmp_path / "sweeps" / "s").glob("*.log"))
+    assert main(["-m", *sweep, "launcher=parallel", "launcher.verbose=true"]) == 2
+    assert "Unknown setting `launcher.verbose`" in capfd.readouterr().err
 
 
 @posix_only
@@ -147,7 +169,7 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_continues_it(
     assert process.wait(timeout=120) == 130
     text = (tmp_path / "log").read_text()
     assert "To continue the sweep:\n  fashion-lit train " in text
-    assert "=== job 2" not in text
+    assert "job 2 of 2" not in text
     (run,) = runs_of(directory).values()
     assert run.status["state"] == "interrupted"
 

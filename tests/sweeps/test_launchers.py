@@ -15,9 +15,8 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps import launchers
-from fashion_lit.sweeps.jobs import Queue
+from fashion_lit.sweeps.jobs import Job, Queue
 from fashion_lit.sweeps.launchers import (
-    Job,
     Launcher,
     LocalLauncher,
     ParallelLauncher,
@@ -131,7 +130,7 @@ def test_runs_on_several_devices_are_refused_in_parallel() -> None:
         launcher.check([CONFIG, CONFIG | {"trainer": {"devices": 2}}])
 
 
-@pytest.mark.parametrize("launcher", [LocalLauncher(), ParallelLauncher(num_jobs=2)])
+@pytest.mark.parametrize("launcher", [LocalLauncher(verbose=False), ParallelLauncher(num_jobs=2)])
 def test_jobs_on_an_unavailable_device_are_refused(launcher: Launcher) -> None:
     launcher.check([CONFIG])
     with pytest.raises(UserError, match=r"Expected a device for trainer\.accelerator=tpu"):
@@ -151,7 +150,7 @@ def make_job(folder: Path, state: str | None) -> Job:
     if state:
         folder.mkdir()
         run.create({"seed": 0, **CONFIG})
-        run.write_status(state, progress={"epoch": 1})  # type: ignore[arg-type]
+        run.write_status(state, progress={"epoch": 1, "seconds": 9.0})  # type: ignore[arg-type]
         run.write_metrics({"val/accuracy": 0.5})
     return Job(run, (), CONFIG, title=folder.name)
 
@@ -164,7 +163,8 @@ def test_jobs_of_other_processes_wait_and_failed_ones_are_reported(
     queue = Queue(list(jobs.values()))
     with jobs["busy"].run.lock():
         assert queue.take() is jobs["stopped"]
-        assert "finished before, validation accuracy 50.00%" in capsys.readouterr().out
+        line = "finished      50.00 %      9 s  done: done (finished before)\n"
+        assert capsys.readouterr().out == line
         assert queue.take() is jobs["new"]
         assert queue.take() is None
         assert not queue.is_exhausted
@@ -205,4 +205,5 @@ def test_progress_covers_the_sweep_and_every_end_is_reported(
     assert "0 of 2 jobs done  25 %" in captured.err  # a quarter of each
     assert "25%, 25%" in captured.err
     assert "1 of 2 jobs done  62 %" in captured.err
-    assert "failed       a: a; Out of GPU memory (see a.log)" in captured.out
+    assert "failed                     9 s  a: a\n" in captured.out
+    assert f"\n  Out of GPU memory (see {tmp_path / 'a.log'})\n" in captured.out

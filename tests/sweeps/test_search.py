@@ -121,7 +121,8 @@ def test_bad_trial_is_pruned_and_marked_and_another_space_refused(
     assert main([*arguments, "1"]) == 0  # the first trial has none to be compared with
     study = load_study(sweep_dir / STUDY_FILE, "median")
     (first,) = study.trials
-    assert first.value == RunDirectory(next(sweep_dir.glob("trial_0000-*"))).metrics["val/accuracy"]
+    (run,) = (RunDirectory(path) for path in sweep_dir.glob("trial_0000-*/"))
+    assert first.value == run.metrics["val/accuracy"]
     assert list(first.intermediate_values) == [1, 2]
     for _ in range(5):
         known = optuna.create_trial(
@@ -131,11 +132,11 @@ def test_bad_trial_is_pruned_and_marked_and_another_space_refused(
             intermediate_values={1: 0.98, 2: 0.99},
         )
         study.add_trial(known)
-    for path in sweep_dir.glob("trial_0000-*"):
+    for path in sweep_dir.glob("trial_0000-*/"):
         path.rename(sweep_dir / "elsewhere")  # so that the same settings are trained again
     assert main([*arguments, "7"]) == 0
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 6 + ["PRUNED"]
-    (run,) = (RunDirectory(path) for path in sweep_dir.glob("trial_0006-*"))
+    (run,) = (RunDirectory(path) for path in sweep_dir.glob("trial_0006-*/"))
     assert (run.status["state"], run.status["reason"]) == ("pruned", "after epoch 1 of 2")
     capsys.readouterr()
     assert leaderboard([str(sweep_dir)]) == 0

@@ -22,9 +22,8 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps import slurm
-from fashion_lit.sweeps.jobs import Queue, plan_jobs
+from fashion_lit.sweeps.jobs import Job, Queue, plan_jobs
 from fashion_lit.sweeps.launch import build_launcher
-from fashion_lit.sweeps.launchers import Job
 from fashion_lit.sweeps.slurm import FOLDER, SlurmLauncher, read_queue
 from fashion_lit.train import main
 
@@ -207,7 +206,7 @@ def make_jobs(folder: Path, *overrides: str) -> list[Job]:
 
 def finish(run: RunDirectory) -> None:
     run.path.mkdir(exist_ok=True)
-    run.create({"seed": 0})
+    run.create({"seed": 0, "trainer": {"max_epochs": 1}})
     run.write_status("finished")
     run.write_metrics({"val/accuracy": 0.5})
 
@@ -364,6 +363,9 @@ class Watched(Queue):
         self.exit_codes[job.title] = exit_code
 
 
+STATES = ("finished", "failed", "killed", "not begun")
+
+
 def test_a_job_that_leaves_the_queue_unfinished_has_failed(
     cluster: Cluster,
     between_looks: BetweenLooks,
@@ -388,11 +390,12 @@ def test_a_job_that_leaves_the_queue_unfinished_has_failed(
     assert queue.exit_codes == {f"job {i} of 4": int(i > 1) for i in (1, 2, 3, 4)}
     assert len(queue.failed) == 3
     out = capsys.readouterr().out
-    assert f"finished     job 1 of 4: {finished.path.name}\n" in out
-    assert f"failed       job 2 of 4: {failed.path.name}; Out of GPU memory" in out
-    assert f"(see {failed.path.name}.log)" in out
-    assert f"killed       job 3 of 4: {killed.path.name}" in out
-    assert f"not begun    job 4 of 4: {never.path.name}" in out
+    states = dict(zip((finished, failed, killed, never), STATES, strict=True))
+    for number, (run, state) in enumerate(states.items(), start=1):
+        assert re.search(rf"{state} .* job {number} of 4: {re.escape(run.path.name)}\n", out)
+    assert f"\n  Out of GPU memory (see {failed.path}.log)\n" in out
+    assert f"\n  its process was killed or crashed (see {killed.path}.log)\n" in out
+    assert f"\n  no output (see {never.path}.log)\n" in out
 
 
 def test_missing_commands_and_packages_end_in_one_sentence(
@@ -521,9 +524,9 @@ def test_a_multirun_on_a_cluster_ends_in_finished_runs(
         assert run.last_checkpoint.exists()
         assert run.path.with_name(f"{run.path.name}.log").stat().st_size > 0
         assert f"submitted as 1_{i}: {run.path.name}" in out
-        assert f"finished     job {i + 1} of 2: {run.path.name}" in out
+        assert re.search(rf"finished .* s  job {i + 1} of 2: {re.escape(run.path.name)}\n", out)
     assert read_queue() == set()
 
     assert main(command) == 0  # nothing is left to do
-    assert capsys.readouterr().out.count("finished before, validation accuracy") == 2
+    assert capsys.readouterr().out.count("(finished before)") == 2
     assert cluster.num_submitted == 1
