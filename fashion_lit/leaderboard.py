@@ -1,12 +1,14 @@
-"""Rank the runs of a sweep, which may still be running, and test the best one once.
+"""Rank the runs of a sweep or a folder, which may still be running, and test the best one once.
 
 fashion-lit leaderboard sweeps/lr_bs
+fashion-lit leaderboard runs
 fashion-lit leaderboard sweeps/lr_bs --metric val/loss
 fashion-lit leaderboard sweeps/lr_bs --evaluate-best
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -22,16 +24,17 @@ from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
 from fashion_lit.sweeps.ranking import Entry, Run, is_less_better, rank, read_runs, varied_settings
 from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
-from fashion_lit.text import quote_value
+from fashion_lit.text import did_you_mean, quote_command, quote_value
 
 TEST_RECORD = "test_opened.json"
+MAX_FOLDERS = 8  # named where one is to be chosen
 
 
 @with_exit_codes
 def main(arguments: list[str]) -> int:
     """Run `fashion-lit leaderboard ARGUMENTS` and return the exit code."""
     parser = CommandParser("leaderboard", __doc__)
-    parser.add_argument("sweep_dir", type=Path, help="sweeps/NAME")
+    parser.add_argument("sweep_dir", type=Path, help="sweeps/NAME, or a folder of runs")
     parser.add_argument("--metric", default="val/accuracy", help="the metric to rank by")
     parser.add_argument("--min", action="store_true", help="less is better, of another metric")
     parser.add_argument("--max", action="store_true", help="more is better, of another metric")
@@ -44,7 +47,7 @@ def main(arguments: list[str]) -> int:
         if not args.watch:
             break
         time.sleep(args.watch)
-    return evaluate_best(args.sweep_dir, entries) if args.evaluate_best else 0
+    return evaluate_best(args.sweep_dir, entries, args.metric) if args.evaluate_best else 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -52,6 +55,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not args.sweep_dir.is_dir():
         raise UserError(
             f"Expected the directory of a sweep, sweeps/NAME, but there is no {args.sweep_dir}."
+        )
+    if RunDirectory(args.sweep_dir).exists:
+        run_dir = args.sweep_dir.absolute()
+        evaluate = quote_command("fashion-lit", "evaluate", str(run_dir))
+        rank_all = quote_command("fashion-lit", "leaderboard", str(run_dir.parent))
+        raise UserError(
+            f"Expected a folder of runs to compare, but {args.sweep_dir} is one run; type "
+            f"{evaluate} to evaluate it, or {rank_all} to rank it among its neighbours."
         )
     if args.metric.startswith("test/"):
         raise UserError(
@@ -68,26 +79,54 @@ def show(sweep_dir: Path, metric: str, args: argparse.Namespace) -> list[Entry]:
     """Print the leaderboard, write its files into the sweep's directory, return its entries."""
     runs = read_runs(sweep_dir)
     if not any(run.settings for run in runs):
-        raise UserError(f"Expected runs in {sweep_dir}, but none of its directories holds one.")
-    known = sorted({name for run in runs for name in run.metrics})
+        raise UserError(describe_folders(sweep_dir))
+    known = sorted({name for run in runs for name in run.metrics if not name.startswith("test/")})
     if known and metric not in known:
+        hint = did_you_mean(metric, known) or "."
         raise UserError(
             f"Expected a metric that runs record, but got {metric!r}; they record "
-            f"{', '.join(name for name in known if name.count('/') < 2)}."
+            f"{describe_metrics(known)}{hint}"
         )
     entries = rank(runs, metric, smallest_first=smallest_first(metric, args))
     columns = varied_settings(entries)
     rows = [make_row(place, entry, columns) for place, entry in enumerate(entries, start=1)]
-    table = markdown(rows, metric) + trouble(runs)
-    print(table)
-    write_atomically(sweep_dir / "leaderboard.md", table)
-    write_atomically(sweep_dir / "leaderboard.csv", as_csv(rows))
-    write_atomically(sweep_dir / "leaderboard.json", json.dumps(rows, indent=2) + "\n")
-    draw_figures(sweep_dir, entries, columns, metric)
+    texts = {
+        "leaderboard.md": markdown(entries, columns, metric) + trouble(runs),
+        "leaderboard.csv": as_csv(rows),
+        "leaderboard.json": json.dumps(rows, indent=2) + "\n",
+    }
+    width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: no terminal
+    print(markdown(entries, columns, metric, width) + trouble(runs))
+    for name, text in texts.items():
+        write_atomically(sweep_dir / name, text)
+    figures = draw_figures(sweep_dir, entries, columns, metric)
+    print(f"Written to {sweep_dir.absolute()}: {', '.join([*texts, *figures])}", flush=True)
     return entries
 
 
-def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
+def describe_metrics(names: Sequence[str]) -> str:
+    """List the names of metrics, those of a class once for all classes: "…, val/f1/CLASS"."""
+    by_class = [name.rpartition("/") for name in names if name.count("/") == 2]
+    kinds = dict.fromkeys(f"{kind}/CLASS" for kind, _, _ in by_class)
+    text = ", ".join([*(name for name in names if name.count("/") < 2), *kinds])
+    classes = dict.fromkeys(name for _, _, name in by_class)
+    return f"{text}, where CLASS is {', '.join(classes)}" if classes else text
+
+
+def describe_folders(folder: Path) -> str:
+    """Say that a folder holds no runs, and which folders in it do, the latest first."""
+    depths = (folder.glob(f"{'*/' * depth}config.yaml") for depth in (2, 3))
+    found = {file.parent.parent for files in depths for file in files}
+    hidden = [f for f in found if any(p.startswith(".") for p in f.relative_to(folder).parts)]
+    latest = sorted(found.difference(hidden), key=lambda f: (-f.stat().st_mtime, f))
+    if not latest:
+        return f"Expected runs in {folder}, but none of its directories holds one."
+    commands = [quote_command("fashion-lit", "leaderboard", str(f)) for f in latest[:MAX_FOLDERS]]
+    more = [f"and {len(latest) - MAX_FOLDERS} more"] if len(latest) > MAX_FOLDERS else []
+    return "\n  ".join([f"Expected runs in {folder}, but they are further down:", *commands, *more])
+
+
+def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int:
     """Test the best entry's run closest to its mean, unless the test set was opened before.
 
     Returns the exit code. `test_opened.json` records the run before it is tested, so that a command
@@ -96,7 +135,10 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry]) -> int:
     record = sweep_dir / TEST_RECORD
     opened = read_opened(record)
     if opened is None:
-        opened = {"job": choose_run(sweep_dir, entries).path.name, "candidates": len(entries)}
+        opened = {
+            "job": choose_run(sweep_dir, entries, metric).path.name,
+            "candidates": len(entries),
+        }
         write_atomically(record, json.dumps(opened, indent=2) + "\n")
     elif "metrics" in opened:
         print(f"\nThe test set was opened before, for {opened['job']}: {opened['metrics']}")
@@ -134,14 +176,13 @@ def read_opened(record: Path) -> dict[str, Any] | None:
     return opened
 
 
-def choose_run(sweep_dir: Path, entries: Sequence[Entry]) -> Run:
+def choose_run(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> Run:
     """Return the run of the best entry whose metric is closest to the entry's mean."""
     best = entries[0]
-    if not best.metric:
+    finished = [run for run in best.runs if metric in run.metrics]
+    if not finished:
         raise UserError(f"Expected a finished run in {sweep_dir} to test, but there is none.")
-    seed = sorted(best.metric, key=lambda s: (abs(best.metric[s] - best.mean), s))[0]
-    (run,) = [r for r in best.runs if r.settings["seed"] == seed and r.metrics]
-    return run
+    return min(finished, key=lambda r: (abs(r.metrics[metric] - best.mean), r.settings["seed"]))
 
 
 def smallest_first(metric: str, args: argparse.Namespace) -> bool:

@@ -1,28 +1,33 @@
 """Figures of a sweep: a heat map of two settings, main effects, learning curves and time."""
 
 import statistics
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.files import png, write_atomically
-from fashion_lit.sweeps.ranking import Entry
+from fashion_lit.sweeps.ranking import Entry, describe_name, have_names
+from fashion_lit.text import one_line, shorten
 
 Value = float | str
 FIGURES = ("heat_map", "scatter", "main_effects", "learning_curves", "time")
-MAX_TICKS = 12  # with more distinct numbers, the axis is continuous
+MAX_TICKS = 12  # with more distinct numbers, the axis is continuous; other values lack labels
 NUM_CURVES = 5
-MAX_INCHES = 20
-MAX_NUMBERS = 200  # cells; a larger heat map gets a colour bar instead of numbers
+MAX_PANELS, PANELS_A_ROW = 8, 4
+MAX_INCHES = 16
+MAX_CELLS = 16, 24  # across and down; a larger heat map gets a colour bar instead of numbers
+MAX_LABEL, MAX_LEGEND = 14, 60  # characters
 
 
 def draw_figures(
     sweep_dir: Path, entries: Sequence[Entry], columns: Sequence[str], metric: str
-) -> None:
-    """Write the figures that the finished entries allow into `sweep_dir`.
+) -> list[str]:
+    """Write the figures that the finished entries allow into `sweep_dir`; return their names.
 
     Always main_effects.png and time.png; for two settings heat_map.png, or scatter.png if their
     values do not recur; learning_curves.png of the best entries if they have more than one point.
@@ -30,26 +35,30 @@ def draw_figures(
     """
     done = [entry for entry in entries if entry.metric]
     if len(done) < 2 or not columns:
-        return
+        return []
     figures = {
         "main_effects": main_effects(done, columns, metric),
         "time": time_figure(done, metric),
     }
     if len(columns) == 2:
-        means = mean_over(done, *columns)
+        across, down = sorted(columns)
+        means = mean_over(done, across, down)
         is_grid = all(len({place[i] for place in means}) < len(means) for i in (0, 1))
         draw = heat_map if is_grid else scatter
-        figures["heat_map" if is_grid else "scatter"] = draw(means, columns[0], columns[1], metric)
-    labels = [", ".join(describe_settings(entry, columns)) for entry in done[:NUM_CURVES]]
+        figures["heat_map" if is_grid else "scatter"] = draw(means, across, down, metric)
+    labels = describe_entries(done[:NUM_CURVES], columns)
     curves = [entry_curves(entry, metric) for entry in done[:NUM_CURVES]]
     if any(len(points) > 1 for members in curves for points in members):
         figures["learning_curves"] = learning_curves(dict(zip(labels, curves, strict=True)), metric)
     for name in FIGURES:
         path = sweep_dir / f"{name}.png"
         if name in figures:
-            write_atomically(path, png(figures[name]))
+            with warnings.catch_warnings():  # of names in letters that matplotlib's font lacks
+                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+                write_atomically(path, png(figures[name]))
         else:
             path.unlink(missing_ok=True)  # may be left from when the sweep was smaller
+    return [f"{name}.png" for name in FIGURES if name in figures]
 
 
 def value_of(entry: Entry, column: str) -> Value:
@@ -57,20 +66,39 @@ def value_of(entry: Entry, column: str) -> Value:
     return entry.runs[0].settings.get(column, "-")
 
 
-def describe_settings(entry: Entry, columns: Sequence[str]) -> list[str]:
-    """Return an entry's settings without their groups: ["lr=0.1", …]."""
-    return [f"{column.split('.')[-1]}={short(value_of(entry, column))}" for column in columns]
+def describe_entries(entries: Sequence[Entry], columns: Sequence[str]) -> list[str]:
+    """Return "1: NAME" of each entry, or "1: lr=0.1, …" if the runs' names repeat the settings."""
+    if have_names(entries):
+        texts = [describe_name(entry) for entry in entries]
+    else:
+        texts = [
+            ", ".join(f"{c.split('.')[-1]}={short(value_of(e, c))}" for c in columns)
+            for e in entries
+        ]
+    return [f"{place}: {plain(text, MAX_LEGEND)}" for place, text in enumerate(texts, start=1)]
 
 
 def short(value: Value) -> str:
-    """Format a setting's value, floats with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Format a setting's value for a label, floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(str(value), MAX_LABEL)
+
+
+def plain(text: str, most: int) -> str:
+    """Return text as one line of about `most` characters that is no formula of matplotlib."""
+    return shorten(one_line(text), most).replace("$", r"\$")
+
+
+def label_ticks(axis: Axis, labels: Sequence[str], most: int) -> None:
+    """Label places 0, 1, 2, … of an axis, but only every second, third, … if they are many."""
+    every = -(-len(labels) // most)
+    axis.set_ticks(range(0, len(labels), every), labels[::every])
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
     """Return the distinct values of a setting: sorted numbers, then sorted strings."""
-    numbers = sorted({v for v in values if not isinstance(v, str)})
-    return [*numbers, *sorted({v for v in values if isinstance(v, str)})]
+    distinct = set(values)
+    texts = {value for value in distinct if isinstance(value, str)}
+    return [*sorted(distinct - texts), *sorted(texts)]
 
 
 def mean_over(entries: Sequence[Entry], across: str, down: str) -> dict[tuple[Value, Value], float]:
@@ -94,15 +122,18 @@ def heat_map(
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     low, high = image.get_clim()
     place_of = [{value: i for i, value in enumerate(values)} for values in (columns, rows)]
-    if len(means) > MAX_NUMBERS:
+    is_small = len(columns) <= MAX_CELLS[0] and len(rows) <= MAX_CELLS[1]
+    if not is_small:
         figure.colorbar(image)
-    for (c, r), value in means.items() if len(means) <= MAX_NUMBERS else ():
+    for (c, r), value in means.items() if is_small else ():
         x, y = place_of[0][c], place_of[1][r]
         color = "white" if value < (low + high) / 2 else "black"
         axes.text(x, y, f"{value:.4f}", ha="center", va="center", color=color, fontsize=9)
-    rotation = 30 if len(columns) > 8 else 0
-    axes.set_xticks(range(len(columns)), [short(v) for v in columns], rotation=rotation)
-    axes.set_yticks(range(len(rows)), [short(v) for v in rows])
+    labels = [short(value) for value in columns]
+    label_ticks(axes.xaxis, labels, 2 * MAX_CELLS[0])
+    label_ticks(axes.yaxis, [short(value) for value in rows], 2 * MAX_CELLS[1])
+    if len(columns) > 8 or max(map(len, labels)) > 8:
+        tilt(axes)
     axes.set_xlabel(across)
     axes.set_ylabel(down)
     axes.set_title(metric)
@@ -139,18 +170,30 @@ def lay_out(axes: Axes, name: str, label: str, values: Sequence[Value]) -> Seque
         return numbers
     places = {value: float(place) for place, value in enumerate(distinct)}
     axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_ticks(list(places.values()), [short(v) for v in distinct])
+    label_ticks(axis, [short(value) for value in distinct], MAX_TICKS)
     return [places[value] for value in values]
+
+
+def tilt(axes: Axes) -> None:
+    """Write the labels of the x axis obliquely, so that long ones do not overlap."""
+    axes.tick_params(axis="x", rotation=40)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
 
 
 def main_effects(entries: Sequence[Entry], columns: Sequence[str], metric: str) -> Figure:
     """Draw `metric` over each setting: a dot for each entry, a line through the means per value.
 
-    The line is left out for settings with more than MAX_TICKS values.
+    The line is left out for settings with more than MAX_TICKS values. Only the first MAX_PANELS
+    settings are drawn.
     """
-    figure = Figure(figsize=(3.2 * len(columns), 3), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for axes, column in zip(panels, columns, strict=True):
+    drawn = columns[:MAX_PANELS]
+    size = (min(len(drawn), PANELS_A_ROW), -(-len(drawn) // PANELS_A_ROW))
+    figure = Figure(figsize=(3.2 * size[0], 3.2 * size[1]), dpi=120, layout="constrained")
+    panels = figure.subplots(size[1], size[0], sharey=True, squeeze=False)
+    for axes in panels.flat[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, column in zip(panels.flat, drawn, strict=False):
         x = lay_out(axes, "x", column, [value_of(entry, column) for entry in entries])
         axes.plot(x, [entry.mean for entry in entries], "o", color="tab:blue", alpha=0.5)
         groups: dict[float, list[float]] = {}
@@ -160,8 +203,11 @@ def main_effects(entries: Sequence[Entry], columns: Sequence[str], metric: str) 
             places = sorted(groups)
             means = [statistics.fmean(groups[place]) for place in places]
             axes.plot(places, means, color="tab:orange")
-        axes.tick_params(axis="x", rotation=30)
-    panels[0].set_ylabel(metric)
+        tilt(axes)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(metric)
+    if len(drawn) < len(columns):
+        figure.suptitle(f"{len(drawn)} of the {len(columns)} settings that differ")
     return figure
 
 

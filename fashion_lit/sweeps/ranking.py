@@ -7,7 +7,9 @@ Runs that differ only in their seed form one entry, with the mean and standard d
 
 import json
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,12 @@ from fashion_lit.config.settings import flatten, is_result_neutral
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.statistics import student_interval
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.text import one_line, shorten
 
 LESS_IS_BETTER = ("loss", "seconds", "max_allocated_gib", "max_reserved_gib")
 MORE_IS_BETTER = ("accuracy", "precision", "recall", "f1", "images_per_second")
+NAMED_BY_SETTINGS = re.compile(r"(.*=.*|job)-[0-9a-f]{8}")  # a sweep's job, by `plan_jobs`
+MAX_NAME = 44  # characters
 
 
 @dataclass(frozen=True)
@@ -169,10 +174,42 @@ def number_of_images(entry: Entry) -> float:
 
 
 def varied_settings(entries: Sequence[Entry]) -> list[str]:
-    """List the settings that differ between entries, including those that follow from another."""
-    values: dict[str, set[str]] = {}
+    """List the settings that differ between entries, the most informative first.
+
+    That is the one that tells the most pairs of entries apart. A setting that tells the same pairs
+    apart as an earlier one probably follows from it, as a network's width from its name, and is
+    among the last, unless each entry has its own value.
+    """
     keys = {key for entry in entries for key in entry.runs[0].settings} - {"seed"}
-    for entry in entries:
-        for key in keys:
-            values.setdefault(key, set()).add(str(entry.runs[0].settings.get(key, "")))
-    return sorted(key for key, seen in values.items() if len(seen) > 1)
+    found = []
+    for key in keys:
+        values = [str(entry.runs[0].settings.get(key, "")) for entry in entries]
+        counts = Counter(values)
+        numbers = {value: number for number, value in enumerate(counts)}
+        num_alike = sum(count**2 for count in counts.values())  # pairs of entries, in both orders
+        grouping = tuple(numbers[value] for value in values)
+        if len(counts) > 1:
+            found.append((num_alike, not key.endswith("name"), key, grouping))
+    found.sort()
+    seen: set[tuple[int, ...]] = set()
+    first, last = [], []
+    for *_, key, grouping in found:
+        (last if grouping in seen else first).append(key)
+        if max(grouping) + 1 < len(entries):
+            seen.add(grouping)
+    return first + last
+
+
+def have_names(entries: Sequence[Entry]) -> bool:
+    """Whether the directories' names say more than the settings, as a sweep's jobs' names do not.
+
+    They do for single runs, and for the trials of a search.
+    """
+    names = (run.path.name for entry in entries for run in entry.runs)
+    return not all(NAMED_BY_SETTINGS.fullmatch(name) for name in names)
+
+
+def describe_name(entry: Entry) -> str:
+    """Return the name of an entry's run, and how many others there are."""
+    name, more = shorten(one_line(entry.runs[0].path.name), MAX_NAME), len(entry.runs) - 1
+    return f"{name} and {more} more" if more else name

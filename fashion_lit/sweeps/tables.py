@@ -3,11 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fashion_lit.sweeps.ranking import Entry, Run
-from fashion_lit.text import align, one_line
+from fashion_lit.sweeps.ranking import Entry, Run, describe_name, have_names
+from fashion_lit.text import align, one_line, shorten
+
+MAX_SETTINGS = 8  # columns of a table that is on no terminal
+MAX_SETTING, MAX_STATE, NORMAL_STATE = 24, 100, 24  # characters of a cell
 
 
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
@@ -32,20 +35,67 @@ def describe_state(entry: Entry) -> str:
     return "; ".join(states) or "finished"
 
 
-def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
-    """Return the rows as a Markdown table whose columns are also aligned as plain text."""
-    hidden = ("jobs", "near_best")
-    names = [name for name in rows[0] if name not in hidden]
+def markdown(entries: Sequence[Entry], settings: Sequence[str], metric: str, width: int = 0) -> str:
+    """Return the ranked entries as a Markdown table, also aligned as plain text.
+
+    Columns that say nothing are left out: the names of a sweep's jobs, which repeat the settings;
+    std and n of single seeds; the state if all runs are finished.
+
+    Args:
+        entries: the entries, best first.
+        settings: those that differ, the most informative first.
+        metric: the ranked metric.
+        width: the settings that fit into so many characters are columns, but at least one if the
+            runs have no names; 0: MAX_SETTINGS of them.
+    """
+    rows: list[dict[str, Any]] = [make_row(i, e, settings) for i, e in enumerate(entries, start=1)]
+    before, after = ["rank"], ["mean", "seconds"]
+    if named := have_names(entries):
+        before.append("run")
+        for row, entry in zip(rows, entries, strict=True):
+            row["run"] = describe_name(entry)
+    if any(row["n"] > 1 for row in rows):
+        after[1:1] = ["std", "n"]
+    if has_state := any(row["state"] != "finished" for row in rows):
+        after.append("state")
     heads = {"mean": metric, "rank": "#"}
-    lines = [[heads.get(name, name) for name in names]]
-    lines += [[cell(row, name) for name in names] for row in rows]
-    head, *rest = align(lines)
-    rule = ["-" * len(name) for name in head]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *rest))
+    columns = {
+        name: [heads.get(name, name), *(cell(row, name) for row in rows)]
+        for name in (*before, *settings, *after)
+    }
+    shown = list(settings[:MAX_SETTINGS])
+    if width:
+        widths = {name: 3 + max(map(len, cells)) for name, cells in columns.items()}
+        widths["state"] = min(widths.get("state", 0), NORMAL_STATE)
+        room = width - 1 - sum(widths[name] for name in (*before, *after))
+        shown = those_that_fit(settings, widths, room) or list(settings[: 0 if named else 1])
+    names = (*before, *shown, *after)
+    head, *rest = align(list(zip(*(columns[name] for name in names), strict=True)))
+    rule = ["-" * len(text) for text in head]
+    if has_state:  # a long reason, in the last column, does not widen the other lines
+        rule[-1] = "-" * len("state")
+    lines = [[*line[:-1], line[-1].rstrip() if has_state else line[-1]] for line in (head, *rest)]
+    lines.insert(1, rule)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     near = sum(row["near_best"] for row in rows)
     if near:
-        text += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"
-    return text
+        table += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"
+    if left := len(settings) - len(shown):
+        table += (
+            f"\nLeft out: {left} of {len(settings)} settings that differ. All of them are in "
+            "leaderboard.csv and leaderboard.json.\n"
+        )
+    return table
+
+
+def those_that_fit(settings: Sequence[str], widths: Mapping[str, int], room: int) -> list[str]:
+    """Return the settings whose columns fit into `room` characters; the first have precedence."""
+    found = []
+    for name in settings:
+        if widths[name] <= room:
+            found.append(name)
+            room -= widths[name]
+    return found
 
 
 def cell(row: dict[str, Any], name: str) -> str:
@@ -61,7 +111,8 @@ def cell(row: dict[str, Any], name: str) -> str:
         return f"{value:.0f}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return markdown_text(value)
+    most = MAX_STATE if name in ("run", "state") else MAX_SETTING
+    return markdown_text(shorten(str(value), most))
 
 
 def markdown_text(value: Any) -> str:

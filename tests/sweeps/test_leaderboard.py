@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,11 @@ from torch.utils.tensorboard import SummaryWriter
 from fashion_lit import leaderboard
 from fashion_lit.errors import UserError
 from fashion_lit.leaderboard import main, smallest_first
-from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.directory import RunDirectory, quote_command
 from fashion_lit.sweeps.figures import entry_curves
 from fashion_lit.sweeps.ranking import rank, read_runs
+
+FOLDERS = ("runs", "sweeps/a", "sweeps/b c")
 
 
 def write_run(
@@ -50,7 +54,7 @@ def sweep(tmp_path: Path) -> Path:
         for seed in range(3):
             metrics = {"val_accuracy": 0.9 + 0.01 * i + 0.001 * random.randn()}
             metrics["val_loss"] = float(random.rand())
-            name = f"lr={lr},bs={batch_size},seed={seed}"
+            name = f"lr={lr},bs={batch_size},seed={seed}-{i:07}{seed}"
             write_run(tmp_path / "s", name, lr=lr, batch_size=batch_size, seed=seed, **metrics)
     return tmp_path / "s"
 
@@ -82,15 +86,92 @@ def test_numbers_match_pandas(metric: str, arguments: list[str], sweep: Path) ->
     assert len(rows[0]["jobs"]) == 3
 
 
-def test_table_has_only_the_settings_that_differ(
+def heads(table: str) -> list[str]:
+    return [cell.strip() for cell in table.splitlines()[0].strip("| ").split("|")]
+
+
+def test_table_has_only_the_settings_that_differ_and_columns_that_say_something(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(sweep)]) == 0
-    out = capsys.readouterr().out
-    head = [cell.strip() for cell in out.splitlines()[0].strip("| ").split("|")]
-    names = ["#", "data.batch_size", "optimizer.lr", "val/accuracy", "std", "n", "seconds", "state"]
-    assert head == names
-    assert (sweep / "leaderboard.md").read_text() == out.removesuffix("\n")
+    table, written = capsys.readouterr().out.rsplit("\n\n", 1)
+    assert heads(table) == [
+        "#", "optimizer.lr", "data.batch_size", "val/accuracy", "std", "n", "seconds"
+    ]  # fmt: skip
+    assert (sweep / "leaderboard.md").read_text() == table + "\n"
+    folder, _, files = written.removeprefix("Written to ").strip().partition(": ")
+    assert folder == str(sweep)
+    new = {path.name for path in sweep.iterdir() if path.is_file()}
+    assert set(files.split(", ")) == new
+    assert len(new) == 6
+    write_run(sweep, "lr=9-aaaaaaaa", lr=9.0, state="interrupted")
+    assert main([str(sweep)]) == 0
+    assert heads(capsys.readouterr().out)[-1] == "state"
+
+
+def write_diverse_runs(folder: Path, num_runs: int) -> None:
+    """Write single runs that differ in 26 settings of all types, with names of all kinds."""
+    random = np.random.RandomState(0)
+    names = [
+        "2026-11-22_14-03-07-{:06}_fast_cnn",
+        "日本 run {}",
+        "_a$b_$x^{{{}",
+        "long" * 20 + "{}",
+    ]
+    for i in range(num_runs):
+        name = names[i % len(names)].format(i)
+        run = write_run(folder, name, lr=10.0**-i, val_accuracy=0.9, **{"val_f1/Bag": 0.5})
+        more: dict[str, Any] = {
+            "class_weights": None if i % 2 else random.rand(10).tolist(),
+            "weights": f"/a/{'long/' * 30}{i}.pth" if i % 3 else None,
+            "odd": [True, 1.5, "$x^2$", None, [1, 2]][i % 5],
+            "width": {"name": f"net{i % 3}", "follows": i % 3},
+        }
+        more |= {f"setting_{k}": int(random.randint(4)) for k in range(20)}
+        config = run.config | {"model": more}
+        run.config_file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        with SummaryWriter(str(run.path)) as writer:
+            for step in range(3):
+                writer.add_scalar("val/accuracy", 0.3 * step, step)
+
+
+def test_single_runs_have_names_and_as_many_settings_as_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_diverse_runs(tmp_path, 12)
+    for width, least in ((100, 1), (200, 4)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main([str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        table = out[: out.index("\n\n")]
+        assert max(map(len, table.splitlines())) <= width
+        settings = heads(table)[2:-2]
+        assert len(settings) >= least
+        assert settings[0] == "optimizer.lr"  # each run has its own
+        assert f"Left out: {26 - len(settings)} of 26 settings that differ" in out
+        assert out.count("2026-11-22_14-03-07-000000_fast_cnn") == 1
+    document = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Left out: 18 of 26" in document
+    columns = pd.read_csv(tmp_path / "leaderboard.csv").columns
+    settings = [name for name in columns if "." in name]
+    assert len(settings) == 26
+    assert settings[-1] == "model.width.follows"  # from model.width.name
+
+
+def test_figures_of_many_settings_are_of_a_readable_size(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    write_diverse_runs(tmp_path / "runs", 12)
+    for i in range(90):
+        run = write_run(tmp_path / "pairs", f"a{i}", lr=0.5 ** (i % 9), val_accuracy=i / 100)
+        config = run.config | {"model": {"weights": f"$x{'y' * 99}{i // 3}"}}
+        run.config_file.write_text(yaml.safe_dump(config))
+    for name, figure in (("runs", "learning_curves"), ("pairs", "heat_map")):
+        assert main([str(tmp_path / name)]) == 0
+        for file in (f"{figure}.png", "main_effects.png", "time.png"):
+            height, width, _ = imread(tmp_path / name / file).shape
+            assert max(height, width) <= 1920
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_figures_are_drawn(sweep: Path) -> None:
@@ -174,6 +255,9 @@ def test_unfinished_damaged_and_foreign_directories_are_reported(
     [
         (["absent"], "but there is no absent."),
         (["s", "--metric", "val/acuracy"], "got 'val/acuracy'; they record seconds, val/accuracy"),
+        (["s", "--metric", "val/acuracy"], "val/loss; did you mean `val/accuracy`?"),
+        (["f1", "--metric", "f1/Bags"], "val/f1/CLASS, where CLASS is Bag, Shirt; did you mean `v"),
+        (["f1/a"], "f1/a is one run; type fashion-lit evaluate "),
         (["s", "--metric", "test/accuracy"], "open the test set once, for the best run"),
         (["s", "--watch", "1", "--evaluate-best"], "`--watch` never ends"),
         (["s", "--watch", "-1"], "Expected `--watch` to be a number above 0, but got '-1'."),
@@ -189,10 +273,39 @@ def test_bad_arguments_end_in_one_sentence(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(sweep.parent)
     Path("empty").mkdir()
+    write_run(Path("f1"), "a", lr=0.1, **{"val_f1/Bag": 0.5, "val_f1/Shirt": 0.5})
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_folders_further_down_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", "sweeps/a", "sweeps/b c", "sweeps/.hidden"):
+        write_run(tmp_path / name, "run", lr=0.1)
+    commands = [f"  {quote_command('fashion-lit', 'leaderboard', name)}" for name in FOLDERS]
+    for place, expected in ((".", commands), ("sweeps", commands[1:])):
+        assert main([place]) == 2
+        first, *lines = capsys.readouterr().err.splitlines()
+        assert first.endswith(f"Expected runs in {place}, but they are further down:")
+        assert sorted(lines) == sorted(expected)
+        assert main([str(tmp_path / shlex.split(expected[-1])[-1])]) == 0
+        capsys.readouterr()
+
+
+def test_the_best_of_single_runs_is_tested(
+    run_copy: RunDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_copy.path.parent
+    shutil.copytree(run_copy.path, folder / "again")  # the same settings and seed
+    assert main([str(folder), "--evaluate-best"]) == 0
+    record = json.loads((folder / "test_opened.json").read_text())
+    assert record["job"] == "again"
+    assert record["metrics"]["test/accuracy"] == run_copy.metrics["test/accuracy"]
+    assert "again and 1 more" in capfd.readouterr().out
 
 
 def test_a_watched_leaderboard_is_updated_until_ctrl_c(
@@ -206,7 +319,8 @@ def test_a_watched_leaderboard_is_updated_until_ctrl_c(
     def sleep(seconds: float) -> None:
         waits.append(seconds)
         tables.append(capsys.readouterr().out)
-        assert (tmp_path / "leaderboard.md").read_text() == tables[-1].removesuffix("\n")
+        table = tables[-1].rsplit("\n\n", 1)[0]
+        assert (tmp_path / "leaderboard.md").read_text() == table + "\n"
         if len(waits) == 1:
             second.write_metrics({"val/accuracy": 0.93, "seconds": 10.0})
             second.write_status("finished")
@@ -219,7 +333,9 @@ def test_a_watched_leaderboard_is_updated_until_ctrl_c(
     assert main([str(tmp_path), "--watch", "2.5"]) == 130
     assert waits == [2.5, 2.5, 2.5]
     assert capsys.readouterr() == ("", "")  # nothing after Ctrl-C
-    assert [re.findall(r"^\| (\d|-) \| (0\.\d) ", table, re.MULTILINE) for table in tables] == [
+    assert [
+        re.findall(r"^\| (\d|-) \| \w+ +\| (0\.\d) ", table, re.MULTILINE) for table in tables
+    ] == [
         [("1", "0.1"), ("-", "0.2")],
         [("1", "0.2"), ("2", "0.1")],
         [("1", "0.2"), ("2", "0.4"), ("3", "0.1")],
