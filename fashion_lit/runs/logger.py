@@ -15,6 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
+from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.files import event_files
 
 EventFiles = dict[str, tuple[int, str]]  # sizes in bytes and SHA-256 of event files, by name
@@ -74,11 +75,17 @@ class RunLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars at the trainer's global step, without the `epoch` that Lightning adds.
 
-        After some restarts Lightning's `step` counts from the start of this process.
+        After some restarts Lightning's `step` counts from the start of this process. Of a test,
+        which is one point, the 30 scores by class are left out; they are in metrics.json.
         """
         if self.trainer is not None:
             step = self.trainer.global_step
-        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+        scalars = {
+            name.replace("test/", f"{TEST_GROUP}/", 1): value
+            for name, value in metrics.items()
+            if name != "epoch" and not (name.startswith("test/") and name.count("/") > 1)
+        }
+        super().log_metrics(scalars, step)
 
     @override
     def save(self) -> None:

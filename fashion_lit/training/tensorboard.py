@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
+from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.runs.logger import RunLogger
@@ -21,12 +22,10 @@ CUSTOM_SCALARS = {
     "Overview": {
         "accuracy": ["Multiline", ["train/accuracy$", "val/accuracy$"]],
         "loss": ["Multiline", ["train/loss$", "val/loss$"]],
-    }
-} | {
-    f"{title} by class": {
-        score: ["Multiline", [f"{split}/{score}/.*"]] for score in ("f1", "precision", "recall")
-    }
-    for title, split in (("Validation", "val"), ("Test", "test"))
+    },
+    "Validation by class": {
+        score: ["Multiline", [f"val/{score}/.*"]] for score in ("f1", "precision", "recall")
+    },
 }
 
 
@@ -56,7 +55,9 @@ class TensorBoardPages(L.Callback):
         writer = _writer(trainer)
         writer.add_custom_scalars(CUSTOM_SCALARS)
         # The HPARAMS tab reads the names here and the values from the scalars with these names.
-        names = dict.fromkeys((BEST_ACCURACY, "val/accuracy", "val/loss", "test/accuracy"), 0.0)
+        names = dict.fromkeys(
+            (BEST_ACCURACY, "val/accuracy", "val/loss", f"{TEST_GROUP}/accuracy"), 0.0
+        )
         for summary in hparams(self.hyperparameters, names):
             writer.file_writer.add_summary(summary)
 
@@ -94,7 +95,7 @@ class TensorBoardPages(L.Callback):
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
             totals = pl_module.test_metrics.compute()
-            self._log_confusions(trainer, "test/confusion_matrix", totals["confusion"])
+            self._log_confusions(trainer, f"{TEST_GROUP}/confusion_matrix", totals["confusion"])
 
     def _log_confusions(self, trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
         figure = self.draw_confusion_matrix(confusion.cpu())

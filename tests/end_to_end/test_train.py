@@ -12,6 +12,7 @@ from torch._inductor.exc import TritonMissing
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluate import main as evaluate
+from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
@@ -181,11 +182,11 @@ def test_tensorboard_holds_curves_classes_images_and_hyperparameters(
     per_epoch |= {f"val/{s}/{t}" for s in ("f1", "precision", "recall") for t in CLASS_TAGS}
     for tag in per_epoch:
         assert len(events.Scalars(tag)) == 2, tag
-    assert len(events.Scalars("test/f1/Shirt")) == 1
+    assert len(events.Scalars(f"{TEST_GROUP}/accuracy")) == 1
     assert {"train/lr", "train/batch_loss", "train/images_per_second"} <= set(tags["scalars"])
     assert "epoch" not in tags["scalars"]
     assert not [tag for tag in tags["scalars"] if "T-shirt/" in tag]
-    assert {"val/best_confusion_matrix", "test/confusion_matrix"} < set(tags["images"])
+    assert {"val/best_confusion_matrix", f"{TEST_GROUP}/confusion_matrix"} < set(tags["images"])
     assert "custom_scalars__config__" in tags["tensors"]
     summary = events.SummaryMetadata("_hparams_/experiment")
     assert summary.plugin_data.plugin_name == "hparams"

@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from fashion_lit.data.randomness import generator
+from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
 from fashion_lit.evaluation.figures import surest_mistakes
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
@@ -20,7 +22,7 @@ from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
 
 
 def test_the_most_confident_mistakes_of_all_batches_are_kept() -> None:
-    callback = ValidationPictures(lambda c: None, lambda *a: None)  # type: ignore[arg-type, return-value]
+    callback = ValidationPictures(*[lambda *arguments: None] * 2)  # type: ignore[arg-type]
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), is_global_zero=True)
     images = torch.rand(100, 1, 28, 28, generator=generator(0))
     labels = torch.randint(0, 10, (100,), generator=generator(1))
@@ -45,6 +47,23 @@ def test_epochs_that_are_the_best_so_far_are_drawn(train: Callable[..., RunDirec
         steps = [image.step for image in events.Images(f"val/{tag}")]
         assert steps == [4 * (epoch + 1) for epoch in best]
     assert len(events.Images("val/best_confusion_matrix")) == 1
+
+
+def test_charts_of_curves_come_before_those_of_single_points(finished_run: RunDirectory) -> None:
+    tags = EventAccumulator(str(finished_run.path)).Reload().Tags()
+    groups = {tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])}
+    assert sorted(groups) == ["train", "val", TEST_GROUP]  # TensorBoard's order
+    of_test = {tag for tag in tags["scalars"] if tag.startswith(TEST_GROUP)}
+    assert of_test == {f"{TEST_GROUP}/accuracy", f"{TEST_GROUP}/loss"}
+    ((step, accuracy),) = read_curves(finished_run.path)["test/accuracy"]
+    assert (step, accuracy) == (8, pytest.approx(finished_run.metrics["test/accuracy"]))
+
+
+def test_curves_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    for group in ("test", TEST_GROUP):  # a run that an earlier version began, and tested
+        with SummaryWriter(str(tmp_path)) as writer:
+            writer.add_scalar(f"{group}/accuracy", 0.5, len(group))
+    assert read_curves(tmp_path) == {"test/accuracy": [(4, 0.5), (len(TEST_GROUP), 0.5)]}
 
 
 def test_norms_are_those_of_the_weights(finished_run: RunDirectory) -> None:
