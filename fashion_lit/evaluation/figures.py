@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from fashion_lit.data.fashion_mnist import CLASS_TAGS
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.scores import Bin
 
@@ -40,6 +41,27 @@ def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
+    return figure
+
+
+def class_curves_figure(curves: Mapping[str, Curve]) -> Figure:
+    """Plot each class's F1, precision and recall on validation images over steps, in ten colours.
+
+    Args:
+        curves: curves by TensorBoard tag; those named "val/f1/Shirt", … are drawn.
+    """
+    figure = Figure(figsize=(6, 9), dpi=100, layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, sharey=True)
+    for axes, score in zip(panels, ("f1", "precision", "recall"), strict=True):
+        for tag in CLASS_TAGS:
+            curve = curves.get(f"val/{score}/{tag}", [])
+            values = [value for _, value in curve]
+            marker = "." if len(curve) <= 50 else ""
+            axes.plot([step for step, _ in curve], values, label=tag, marker=marker)
+        axes.set_ylabel(score)
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -15,7 +15,7 @@ from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
-from fashion_lit.evaluation.figures import pictures_figure
+from fashion_lit.evaluation.figures import class_curves_figure, pictures_figure
 from fashion_lit.evaluation.tables import confusion_matrix_figure
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
@@ -119,7 +119,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
         ),
     ]
     if config["tensorboard"]["pictures"]:
-        callbacks.append(ValidationPictures(draw_confusions, draw_pictures))
+        callbacks.append(ValidationPictures(draw_confusions, draw_pictures, class_curves_figure))
     if every_steps := config["tensorboard"]["norms_every_steps"]:
         callbacks.append(Norms(every_steps))
     if patience := config["early_stopping"]["patience"]:

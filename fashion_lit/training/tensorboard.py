@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
-from fashion_lit.evaluation.curves import TEST_GROUP
+from fashion_lit.evaluation.curves import TEST_GROUP, Curve, read_curves
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.runs.logger import RunLogger
@@ -106,10 +106,13 @@ class ValidationPictures(L.Callback):
     """Logs the confusion matrix and the most confident mistakes on validation images.
 
     Only in epochs that are the best so far: drawing takes long compared with an epoch on a GPU.
+    After the last epoch also the scores of each class over all epochs, in ten colours, because
+    TensorBoard's own charts have one colour for a run.
 
     Args:
         draw_confusion_matrix: draws counts (10, 10), true classes in rows.
         draw_pictures: draws images (N, H, W), labels (N,) and probabilities (N, 10).
+        draw_class_curves: draws a run's curves "val/f1/Shirt", ….
     """
 
     NUM_PICTURES = 18
@@ -118,9 +121,11 @@ class ValidationPictures(L.Callback):
         self,
         draw_confusion_matrix: Callable[[Tensor], Figure],
         draw_pictures: Callable[[Tensor, Tensor, Tensor], Figure],
+        draw_class_curves: Callable[[Mapping[str, Curve]], Figure],
     ) -> None:
         self.draw_confusion_matrix = draw_confusion_matrix
         self.draw_pictures = draw_pictures
+        self.draw_class_curves = draw_class_curves
         self._mistakes: list[Tensor] = []  # images, labels, probabilities, most confident first
 
     @override
@@ -152,9 +157,14 @@ class ValidationPictures(L.Callback):
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
-        if not is_best_so_far(trainer):
+        if trainer.state.fn == TrainerFn.VALIDATING:  # after the fit
+            assert isinstance(trainer.logger, RunLogger)
+            trainer.logger.save()
+            figure = self.draw_class_curves(read_curves(trainer.logger.run_dir))
+            _writer(trainer).add_figure("val/scores_by_class", figure, trainer.global_step)
+        if trainer.state.fn != TrainerFn.FITTING or not is_best_so_far(trainer):
             return
         assert isinstance(pl_module, ImageClassifier)
         confusion = pl_module.val_metrics.totals()["confusion"].cpu()

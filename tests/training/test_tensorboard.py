@@ -1,28 +1,33 @@
 """Figures and scalars logged in addition to the epoch's scalars."""
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.colors import TABLEAU_COLORS, to_rgb
+from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from fashion_lit.data.fashion_mnist import CLASS_TAGS
 from fashion_lit.data.randomness import generator
 from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
-from fashion_lit.evaluation.figures import surest_mistakes
+from fashion_lit.evaluation.figures import class_curves_figure, surest_mistakes
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
 from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
 
 
 def test_the_most_confident_mistakes_of_all_batches_are_kept() -> None:
-    callback = ValidationPictures(*[lambda *arguments: None] * 2)  # type: ignore[arg-type]
+    callback = ValidationPictures(*[lambda *arguments: None] * 3)  # type: ignore[arg-type]
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), is_global_zero=True)
     images = torch.rand(100, 1, 28, 28, generator=generator(0))
     labels = torch.randint(0, 10, (100,), generator=generator(1))
@@ -64,6 +69,20 @@ def test_curves_of_earlier_versions_are_read(tmp_path: Path) -> None:
         with SummaryWriter(str(tmp_path)) as writer:
             writer.add_scalar(f"{group}/accuracy", 0.5, len(group))
     assert read_curves(tmp_path) == {"test/accuracy": [(4, 0.5), (len(TEST_GROUP), 0.5)]}
+
+
+def test_the_scores_of_classes_are_drawn_in_ten_colours(finished_run: RunDirectory) -> None:
+    events = EventAccumulator(str(finished_run.path), size_guidance={"images": 0}).Reload()
+    (image,) = events.Images("val/scores_by_class")
+    pixels = imread(io.BytesIO(image.encoded_image_string))[..., :3].reshape(-1, 3)
+    for color in TABLEAU_COLORS.values():
+        assert np.abs(pixels - to_rgb(color)).max(1).min() < 0.01, color
+    curves = {tag: [(0, 0.1 * i), (1, 0.5)] for i, tag in enumerate(CLASS_TAGS)}
+    figure = class_curves_figure({f"val/f1/{tag}": curve for tag, curve in curves.items()})
+    drawn = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    assert {tag: list(line.get_ydata()) for tag, line in drawn.items()} == {
+        tag: [value for _, value in curve] for tag, curve in curves.items()
+    }
 
 
 def test_norms_are_those_of_the_weights(finished_run: RunDirectory) -> None:
