@@ -18,10 +18,10 @@ import hydra
 
 from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users, split_jobs
 from fashion_lit.config.flags import SettingsParser
-from fashion_lit.config.groups import CONF_DIR, SWEEP, with_config_dirs
+from fashion_lit.config.groups import CONF_DIR, SWEEP, parse_override, with_config_dirs
 from fashion_lit.config.names import check_names
 from fashion_lit.config.overrides import check_mode, prepare_overrides
-from fashion_lit.config.settings import Config
+from fashion_lit.config.settings import Config, differences, flatten
 from fashion_lit.errors import Stopped, UserError, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
 
@@ -117,13 +117,22 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     from fashion_lit.sweeps.pruning import pruning_from_environment
     from fashion_lit.training.device import check_devices
     from fashion_lit.training.run import run_dir_of_first_process, run_job
+    from fashion_lit.training.tensorboard import Hyperparameters
 
     composed |= run_dir_of_first_process()
     config, run_dir = resolve_run_config(composed, overrides)
     run = RunDirectory(run_dir.absolute())
     if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
         check_devices(config["trainer"], config["data"]["device"])
-    run_job(config, run, signals, pruning_from_environment())
+    values = flatten(config)
+    first = chosen_settings(config, overrides) & values.keys()
+    run_job(config, run, signals, [Hyperparameters(values, first), *pruning_from_environment()])
+
+
+def chosen_settings(config: Config, overrides: Sequence[str]) -> set[str]:
+    """Return the settings that were typed or that differ from the default run's, dotted keys."""
+    (default,) = compose_jobs([], multirun=False)
+    return {parse_override(o).key_or_group for o in overrides} | differences(default, config).keys()
 
 
 def ignore_foreign_ranks(trainer: Any) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fashion_lit.config.schema import SOURCES, keyword_fields
-from fashion_lit.config.settings import Config, flatten
+from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
@@ -108,7 +108,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
         KeyedDropout(config["seed"]),
         speed,
         TerminalTable(speed, show_bar=config["trainer"].get("enable_progress_bar", True)),
-        TensorBoardPages(flatten(config), draw_confusions),
+        TensorBoardPages(draw_confusions),
         BestCheckpoint(
             run.checkpoint_dir,
             filename=run.best_checkpoint.stem,

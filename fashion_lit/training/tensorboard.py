@@ -1,12 +1,13 @@
 """TensorBoard content in addition to the epoch's scalars: charts, HPARAMS, images, norms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
@@ -29,20 +30,44 @@ CUSTOM_SCALARS = {
 }
 
 
-class TensorBoardPages(L.Callback):
-    """Writes charts by class, hyperparameters, lr, batch loss and the final confusion matrices.
+class Hyperparameters(L.Callback):
+    """Writes a new run's settings for the HPARAMS tab.
 
     Args:
-        hyperparameters: the run's values in the HPARAMS tab; numbers are logged as numbers.
+        values: settings by name; numbers are logged as numbers.
+        first: the names of those that the tab shows in its first columns.
+    """
+
+    def __init__(self, values: Mapping[str, float | str], first: Collection[str]) -> None:
+        self.values = dict(values)
+        self.first = first
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(trainer.logger, RunLogger)
+        if not trainer.is_global_zero or trainer.logger.has_earlier_events:
+            return
+        # The tab reads the names here and the values from the scalars with these names.
+        accuracies = (BEST_ACCURACY, "val/accuracy", "val/loss", f"{TEST_GROUP}/accuracy")
+        experiment, *session = hparams(self.values, dict.fromkeys(accuracies, 0.0))
+        # The tab sorts settings by name, but those that are marked to differ precede the others.
+        content = experiment.value[0].metadata.plugin_data
+        data = plugin_data_pb2.HParamsPluginData.FromString(content.content)  # pyright: ignore[reportAttributeAccessIssue]
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in self.first
+        content.content = data.SerializeToString()
+        for summary in (experiment, *session):
+            _writer(trainer).file_writer.add_summary(summary)
+
+
+class TensorBoardPages(L.Callback):
+    """Writes charts by class, learning rate, batch loss and the final confusion matrices.
+
+    Args:
         draw_confusion_matrix: draws counts (10, 10), true classes in rows.
     """
 
-    def __init__(
-        self,
-        hyperparameters: Mapping[str, float | str],
-        draw_confusion_matrix: Callable[[Tensor], Figure],
-    ) -> None:
-        self.hyperparameters = dict(hyperparameters)
+    def __init__(self, draw_confusion_matrix: Callable[[Tensor], Figure]) -> None:
         self.draw_confusion_matrix = draw_confusion_matrix
         self._last_point = 0
 
@@ -52,14 +77,7 @@ class TensorBoardPages(L.Callback):
         self._last_point = trainer.global_step
         if not trainer.is_global_zero or trainer.logger.has_earlier_events:
             return
-        writer = _writer(trainer)
-        writer.add_custom_scalars(CUSTOM_SCALARS)
-        # The HPARAMS tab reads the names here and the values from the scalars with these names.
-        names = dict.fromkeys(
-            (BEST_ACCURACY, "val/accuracy", "val/loss", f"{TEST_GROUP}/accuracy"), 0.0
-        )
-        for summary in hparams(self.hyperparameters, names):
-            writer.file_writer.add_summary(summary)
+        _writer(trainer).add_custom_scalars(CUSTOM_SCALARS)
 
     @override
     def on_train_batch_end(

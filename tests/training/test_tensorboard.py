@@ -14,9 +14,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.colors import TABLEAU_COLORS, to_rgb
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from fashion_lit.config.compose import compose_jobs
 from fashion_lit.data.fashion_mnist import CLASS_TAGS
 from fashion_lit.data.randomness import generator
 from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
@@ -83,6 +85,23 @@ def test_the_scores_of_classes_are_drawn_in_ten_colours(finished_run: RunDirecto
     assert {tag: list(line.get_ydata()) for tag, line in drawn.items()} == {
         tag: [value for _, value in curve] for tag, curve in curves.items()
     }
+
+
+def test_settings_that_were_chosen_are_the_first_hyperparameters(
+    train: Callable[..., RunDirectory],
+) -> None:
+    default, *_ = compose_jobs([], multirun=False)
+    lr = default["optimizer"]["lr"]  # typed, but as in the default run
+    run = train("augment=flip_shift", f"optimizer.lr={lr}")
+    events = EventAccumulator(str(run.path)).Reload()
+    summary = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = parse_experiment_plugin_data(summary)
+    infos = {info.name: info.differs for info in experiment.hparam_infos}
+    assert {"optimizer.lr", "augment.flip", "data.name", "trainer.max_epochs"} <= {
+        name for name, differs in infos.items() if differs
+    }
+    others = {"augment.shift", "optimizer.momentum", "scheduler.name", "data.split_seed", "seed"}
+    assert not any(infos[name] for name in others)
 
 
 def test_norms_are_those_of_the_weights(finished_run: RunDirectory) -> None:
