@@ -122,8 +122,8 @@ def describe_folders(folder: Path) -> str:
     if not latest:
         return f"Expected runs in {folder}, but none of its directories holds one."
     commands = [quote_command("fashion-lit", "leaderboard", str(f)) for f in latest[:MAX_FOLDERS]]
-    more = [f"and {len(latest) - MAX_FOLDERS} more"] if len(latest) > MAX_FOLDERS else []
-    return "\n  ".join([f"Expected runs in {folder}, but they are further down:", *commands, *more])
+    more = [f"{len(latest) - MAX_FOLDERS} more"] if len(latest) > MAX_FOLDERS else []
+    return f"Expected runs in {folder}, but they are further down: {', '.join([*commands, *more])}"
 
 
 def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int:
