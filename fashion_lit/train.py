@@ -22,6 +22,7 @@ from fashion_lit.config.groups import CONF_DIR, SWEEP, parse_override, with_conf
 from fashion_lit.config.names import check_names
 from fashion_lit.config.overrides import check_mode, prepare_overrides
 from fashion_lit.config.settings import Config, differences, flatten
+from fashion_lit.config.trainer import check_driver
 from fashion_lit.errors import Stopped, UserError, with_exit_codes
 from fashion_lit.runs.signals import StopSignals
 
@@ -97,6 +98,8 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
         return 0
     if multirun:
         (first,) = compose_jobs(split_jobs(overrides)[0], multirun=False)
+        if first["launcher"].get("name") != "slurm":
+            check_driver(first)
         from fashion_lit.sweeps.launch import launch_sweep
 
         return launch_sweep(first, overrides, arguments, signals)
@@ -110,12 +113,17 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     from fashion_lit.runs.directory import RunDirectory
 
     recorded = RunDirectory(Path(str(composed["run_dir"])))
+    if not recorded.exists:
+        check_driver(composed)
+    elif not any(os.environ.get(name, value) != value for name, value in RANK_VARIABLES.items()):
+        with recorded.lock():  # refuse a run that another process trains before torch is imported
+            pass
     if composed["ckpt_path"] is None and not os.environ.get("FASHION_LIT_RUN_DIR"):
         config = recorded.config if recorded.exists and recorded.is_config_intact else composed
         ignore_foreign_ranks(config.get("trainer", {}))
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import pruning_from_environment
-    from fashion_lit.training.device import check_devices
+    from fashion_lit.training.device import check_machine
     from fashion_lit.training.run import run_dir_of_first_process, run_job
     from fashion_lit.training.tensorboard import Hyperparameters
 
@@ -123,7 +131,7 @@ def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals)
     config, run_dir = resolve_run_config(composed, overrides)
     run = RunDirectory(run_dir.absolute())
     if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
-        check_devices(config["trainer"], config["data"]["device"])
+        check_machine(config)
     values = flatten(config)
     first = chosen_settings(config, overrides) & values.keys()
     run_job(config, run, signals, [Hyperparameters(values, first), *pruning_from_environment()])

@@ -46,6 +46,8 @@ def check_names(overrides: Sequence[str]) -> None:
             continue
         path = override.key_or_group
         groups = [name for name in known if name.startswith(f"{path}.")]
+        if groups and override.value() == {}:
+            raise UserError(f"`{text.lstrip('+')}` sets nothing; set {' or '.join(groups[:8])}.")
         if groups and not isinstance(override.value(), dict):
             raise UserError(
                 f"`{path}` is a group of settings, not one; set {' or '.join(groups[:8])}."

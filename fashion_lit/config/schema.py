@@ -29,7 +29,7 @@ from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.data.split import check_sizes
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
-from fashion_lit.models.build import CLASSIFIERS
+from fashion_lit.models.build import CLASSIFIERS, check_network
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
@@ -55,6 +55,7 @@ def check(config: Config) -> Config:
             raise UserError(f"Expected `{key}` to hold no NUL character, but got {value!r}.")
     typed = validate(config, run_schema(config))
     check_combinations(typed)
+    check_network(typed)
     return typed
 
 

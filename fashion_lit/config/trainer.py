@@ -4,10 +4,13 @@ Lightning's annotations have no bounds, and it raises some errors only after a r
 table is stricter: what a run cannot do is refused before anything is built.
 """
 
+import ctypes
 import os
 import re
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -108,7 +111,8 @@ def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) ->
     check_lengths(trainer, -(-train_batches // trainer.get("accumulate_grad_batches", 1)))
     for split, count in num_batches.items():
         check_limit(trainer, f"limit_{split}_batches", count, split)
-    check_limit(trainer, "overfit_batches", num_batches["train"], "train")
+    for split in ("train", "val"):  # Lightning limits both by it
+        check_limit(trainer, "overfit_batches", num_batches[split], split)
     check_validations(trainer, train_batches)
     if (
         trainer.get("compile") in get_args(CompileMode)
@@ -139,6 +143,32 @@ def check_processes(trainer: Mapping[str, Any]) -> None:
         raise UserError(
             f"Expected `trainer.devices` to be at most {most} on this machine, but got {devices:,}."
         )
+
+
+def check_driver(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a GPU on a machine that has no driver of one; does not import torch."""
+    trainer, data = config.get("trainer"), config.get("data")
+    wanted = trainer.get("accelerator") if isinstance(trainer, Mapping) else None
+    on_gpu = isinstance(data, Mapping) and data.get("device") == "cuda"
+    if (wanted in ("gpu", "cuda") or on_gpu) and not may_have_gpu():
+        setting = (
+            f"trainer.accelerator={wanted}" if wanted in ("gpu", "cuda") else "data.device=cuda"
+        )
+        raise UserError(
+            f"Expected a GPU for {setting}, but this machine has no driver of one; use "
+            f"{setting.partition('=')[0]}=auto to select an available device."
+        )
+
+
+def may_have_gpu() -> bool:
+    """Return whether this machine may have a GPU that torch can use."""
+    if sys.platform == "darwin" or Path("/dev/kfd").exists():  # Apple's or AMD's
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def check_lengths(trainer: Mapping[str, Any], steps_per_epoch: int) -> None:

@@ -25,7 +25,7 @@ from typing_extensions import override
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.signals import StopSignals, stop_signals
 from fashion_lit.sweeps.jobs import Job, JobSource, describe_end
-from fashion_lit.training.device import check_devices
+from fashion_lit.training.device import check_machine
 
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 1.0
@@ -61,7 +61,7 @@ class LocalLauncher(Launcher):
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
         """Raise UserError if a run's device is not available."""
-        check_all_devices(configs)
+        check_all(configs)
 
     @override
     def run(self, source: JobSource, signals: StopSignals) -> None:
@@ -88,7 +88,7 @@ class ParallelLauncher(Launcher):
     @override
     def check(self, configs: Sequence[Mapping[str, Any]]) -> None:
         """Raise UserError if a run needs several devices, or one that is not available."""
-        check_all_devices(configs)
+        check_all(configs)
         for config in configs:
             if config["trainer"].get("devices", 1) != 1:
                 raise UserError(
@@ -105,10 +105,10 @@ class ParallelLauncher(Launcher):
         run_logged(source, signals, share, num_slots=self.num_jobs)
 
 
-def check_all_devices(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UserError unless this machine has the devices that every configuration asks for."""
+def check_all(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError unless this machine can train every configuration."""
     for config in configs:
-        check_devices(config["trainer"], config["data"]["device"])
+        check_machine(config)
 
 
 def device_share(slot: int, num_slots: int) -> dict[str, str]:

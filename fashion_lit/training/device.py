@@ -10,7 +10,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
+from fashion_lit.data.fashion_mnist import IMAGE_SIZE, FashionMNIST
 from fashion_lit.errors import UserError
+from fashion_lit.models.build import check_network
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
 SHORT_PRECISIONS = {"16": MIXED_FP16, "bf16": MIXED_BF16, "32": FP32, "64": "64-true"}
@@ -78,6 +80,55 @@ def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None
             f"Expected `trainer.devices` to be a number or a list of this machine's devices, but "
             f"got {devices!r}: PyTorch finds {kind.auto_device_count()} of the kind {found}."
         ) from None
+
+
+def check_memory(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the settings need more memory than the training device has.
+
+    Counts what every run needs at least: weights with their gradients, average and optimizer state,
+    one batch of the network's input, and the images.
+    """
+    data, optimizer = config["data"], config["optimizer"]["name"]
+    num_weights = check_network(config)
+    per_weight = 2 + (2 if optimizer.startswith("adam") else 1)
+    per_weight += config["model"].get("ema_decay") is not None
+    weights = 4 * num_weights * per_weight  # bytes, in float32
+    num_images = data.get("num_train", FashionMNIST.num_train)
+    num_test = data.get("num_test", FashionMNIST.num_test)
+    batch = (
+        4
+        * data["image_size"] ** 2
+        * max(
+            min(data["batch_size"], num_images),
+            min(data["eval_batch_size"], max(num_images, num_test)),
+        )
+    )
+    bytes_per_pixel = 5 if data["name"] == "synthetic" else 1  # drawn in float32
+    images = bytes_per_pixel * IMAGE_SIZE**2 * (num_images + num_test)
+    needed, available = weights + batch + images, total_memory(config["trainer"])
+    if needed > available:
+        raise UserError(
+            f"Expected settings that fit into the {available / 2**30:,.1f} GiB of memory, but they "
+            f"need at least {needed / 2**30:,.1f} GiB: {weights / 2**30:,.1f} for {num_weights:,} "
+            f"weights, {batch / 2**30:,.1f} for a batch, {images / 2**30:,.1f} for the images; "
+            "lower the sizes in model, or data.batch_size, data.eval_batch_size or "
+            "data.image_size."
+        )
+
+
+def total_memory(trainer: Mapping[str, Any]) -> float:
+    """Return the memory of the training device in bytes; infinity if the system does not say."""
+    if resolve_accelerator(trainer.get("accelerator", "auto")) == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        return float("inf")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_machine(config: Mapping[str, Any]) -> None:
+    """Raise UserError unless this machine has the devices and the memory for a configuration."""
+    check_devices(config["trainer"], config["data"]["device"])
+    check_memory(config)
 
 
 def num_devices(trainer: Mapping[str, Any]) -> int:

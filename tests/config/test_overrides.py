@@ -1,5 +1,6 @@
 """Hydra's grammar and flags, other programs' words, and typos: understood, or answered at once."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, wi
 from fashion_lit.config.names import is_possible
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import run_schema
+from fashion_lit.config.trainer import may_have_gpu
+from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
 
 ANSWERED = [
@@ -59,6 +62,7 @@ ANSWERED = [
     (["hydra.run.dir=x", "run_dir=y"], "use run_dir=DIR."),
     (["-m", "seed=1,2", "hydra.sweep.dir=x"], "use sweep_name=NAME and output_root=DIR"),
     (["hydra.job.chdir=true"], "`hydra.job.chdir` has no effect"),
+    (["model.network={}"], "`model.network={}` sets nothing; set model.network.name or model.netw"),
     (["-m", "seed=0,1", "sweep_name=a,b"], "Expected one `sweep_name`, but got several"),
 ]  # fmt: skip
 
@@ -80,16 +84,34 @@ def test_what_cannot_be_is_answered_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_typo_is_refused_before_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-
+def refused_without_torch(*arguments: str) -> str:
+    """Return the error of a command that is refused, and does not import torch before."""
     code = (
-        "import sys; from fashion_lit.train import main; assert main(['optimizer.lrr=1']) == 2; "
+        "import sys; from fashion_lit.train import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'lightning'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "did you mean `optimizer.lr`?" in done.stderr
+    return done.stderr
+
+
+def test_a_typo_is_refused_before_torch_is_imported() -> None:
+
+    assert "did you mean `optimizer.lr`?" in refused_without_torch("optimizer.lrr=1")
+
+
+@pytest.mark.skipif(may_have_gpu(), reason="needs a machine without a GPU's driver")
+@pytest.mark.parametrize("setting", ["trainer.accelerator=gpu", "data.device=cuda"])
+def test_a_gpu_is_refused_before_torch_is_imported_where_there_is_none(setting: str) -> None:
+    assert f"Expected a GPU for {setting}, but this" in refused_without_torch(setting)
+    assert f"Expected a GPU for {setting}, but" in refused_without_torch("-m", "seed=0,1", setting)
+
+
+def test_a_locked_run_is_refused_before_torch_is_imported(run_copy: RunDirectory) -> None:
+    with run_copy.lock():
+        error = refused_without_torch(f"run_dir={run_copy.path.as_posix()}")
+    assert "Expected an unlocked run directory, but process " in error
 
 
 @pytest.mark.parametrize(

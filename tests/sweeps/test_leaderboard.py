@@ -286,12 +286,14 @@ def test_folders_further_down_are_listed(
     monkeypatch.chdir(tmp_path)
     for name in ("runs", "sweeps/a", "sweeps/b c", "sweeps/.hidden"):
         write_run(tmp_path / name, "run", lr=0.1)
-    commands = [f"  {quote_command('fashion-lit', 'leaderboard', name)}" for name in FOLDERS]
+    commands = [quote_command("fashion-lit", "leaderboard", name) for name in FOLDERS]
     for place, expected in ((".", commands), ("sweeps", commands[1:])):
         assert main([place]) == 2
-        first, *lines = capsys.readouterr().err.splitlines()
-        assert first.endswith(f"Expected runs in {place}, but they are further down:")
-        assert sorted(lines) == sorted(expected)
+        head, _, listed = capsys.readouterr().err.strip().partition(": Expected runs in ")
+        assert head == "fashion-lit leaderboard"
+        place_named, _, listed = listed.partition(", but they are further down: ")
+        assert place_named == place
+        assert sorted(listed.split(", ")) == sorted(expected)
         assert main([str(tmp_path / shlex.split(expected[-1])[-1])]) == 0
         capsys.readouterr()
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from fashion_lit.benchmarking.timing import kernels_restored
+from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import UserError
 from fashion_lit.training.device import (
     check_devices,
+    check_memory,
     choose_precision,
     native_precision,
     num_devices,
@@ -151,3 +154,25 @@ def test_only_cuda_chooses_kernels_by_timing() -> None:
     assert timing_dependent_settings(trainer, "cuda") == ["trainer.benchmark", "trainer.compile"]
     assert timing_dependent_settings({"benchmark": False, "compile": False}, "cuda") == []
     assert timing_dependent_settings(trainer, "cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fits"),
+    [
+        ([], True),
+        (["experiment=report_a"], True),
+        (["model.network.widths=[100000,100000,100000]"], False),
+        (["data.image_size=4096", "data.eval_batch_size=100000"], False),
+        (["data=synthetic", "data.num_train=10000000"], False),
+    ],
+)
+def test_sizes_that_cannot_fit_into_memory_are_refused(
+    overrides: list[str], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fashion_lit.training.device.total_memory", lambda trainer: 30 * 2**30)
+    (config,) = compose_jobs(prepare_overrides(overrides), multirun=False)
+    if fits:
+        check_memory(config)
+    else:
+        with pytest.raises(UserError, match=r"fit into the 30\.0 GiB of memory, but they need"):
+            check_memory(config)
