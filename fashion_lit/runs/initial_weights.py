@@ -116,6 +116,26 @@ def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
     steps = checkpoint[RECORD]["steps_done"]
     new_head = len(weights) < len(classifier.network.state_dict())
     kind = "averaged weights" if averaged else "weights"
-    return f"starts from the {kind} after {steps:,} steps in {source}" + (
-        ", with a new last layer for other classes" if new_head else ""
+    notice = f"starts from the {kind} after {steps:,} steps in {source}"
+    if new_head:
+        notice += ", with a new last layer for other classes"
+    if saw_validation_images(checkpoint[RECORD]["config"]["data"], config["data"]):
+        notice += (
+            "\nWarning: its run trained on some of the validation images of this one, because "
+            "the split of data differs, so the figures below are optimistic."
+        )
+    return notice
+
+
+def saw_validation_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether a run with the `data` settings `before` trained on images that validate now.
+
+    With one seed, fewer validation images are some of the more.
+    """
+    if before["name"] != now["name"] or now["validate_on_test"]:
+        return False
+    return (
+        before["validate_on_test"]
+        or before["split_seed"] != now["split_seed"]
+        or before["val_size"] < now["val_size"]
     )

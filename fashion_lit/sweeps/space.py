@@ -7,6 +7,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import SPACES, parse_override
+from fashion_lit.config.names import check_names
 from fashion_lit.config.overrides import check_mode, expand, prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config
@@ -29,6 +30,7 @@ def read_space(
     """
     prepared = prepare_overrides(expand(overrides, SPACE, SPACES))
     check_mode(prepared, multirun=True)
+    check_names(prepared)
     parsed = [parse_override(text) for text in prepared]
     space = {o.key_or_group: distribution(o) for o in parsed if o.is_sweep_override()}
     if not space:

@@ -16,7 +16,11 @@ from fashion_lit.files import digest_of_file, with_digest
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.initial_weights import initial_weights, load_initial_weights
+from fashion_lit.runs.initial_weights import (
+    initial_weights,
+    load_initial_weights,
+    saw_validation_images,
+)
 from fashion_lit.runs.integrity import read_checkpoint
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.train import main
@@ -203,3 +207,23 @@ def test_a_damaged_source_is_refused(run_copy: RunDirectory, tmp_path: Path) -> 
     place = f"run_dir={(tmp_path / 'new').as_posix()}"
     assert main([f"init_from={run_copy.path.as_posix()}", place]) == 2
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "saw"),
+    [
+        ({}, False),
+        ({"train_size": 100}, False),
+        ({"val_size": 90}, False),  # some of the 100
+        ({"val_size": 110}, True),
+        ({"split_seed": 1}, True),
+        ({"split_seed": 1, "name": "fashion_mnist"}, False),
+        ({"validate_on_test": True}, False),
+    ],
+)
+def test_validation_images_that_the_source_trained_on_are_told(
+    changed: dict[str, Any], saw: bool, finished_run: RunDirectory
+) -> None:
+    before = finished_run.config["data"]
+    assert saw_validation_images(before, before | changed) == saw
+    assert saw_validation_images(before | {"validate_on_test": True}, before)
