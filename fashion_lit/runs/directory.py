@@ -292,5 +292,6 @@ def run_of(path: Path) -> RunDirectory:
     more = f" and {len(newest) - MAX_LISTED:,} more" if len(newest) > MAX_LISTED else ""
     raise UserError(
         f"Expected the directory of a run, but {path} holds {len(newest):,}: {listed}{more} "
-        f"(newest first); name one of them, or rank them by fashion-lit leaderboard {path}."
+        "(newest first); name one of them, or rank them by "
+        f"{quote_command('fashion-lit', 'leaderboard', str(path))}."
     )

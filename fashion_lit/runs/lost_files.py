@@ -14,6 +14,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of, digest_of_file
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD, read_checkpoint
+from fashion_lit.text import quote_command, quote_if_needed
 
 
 def restore_config(run: RunDirectory) -> None:
@@ -43,9 +44,10 @@ def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
         content = path.read_bytes()[:size] if path.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             state = "is missing" if content is None else "was changed"
+            place = f"ckpt_path={quote_if_needed(run.last_checkpoint.as_posix())}"
             raise UserError(
                 f"Expected the curves of this run in {path}, but it {state}; restore it, or start "
-                f"a new run from here: ckpt_path={run.last_checkpoint.as_posix()}."
+                f"a new run from here: {quote_command('fashion-lit', 'train', place)}."
             )
     if record.get("best_digest") is None:
         return

@@ -98,7 +98,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
         wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
         wanted |= {"ckpt_path": recorded["ckpt_path"]}
         settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}", checkpoint)
-        settings |= {"ckpt_path": str(checkpoint.absolute())}
+        settings |= {"ckpt_path": str(checkpoint.absolute()), "init_from": None}
         check_epochs_left(record["epochs_done"], settings, checkpoint)
         if "run_dir" not in {parse_override(text).key_or_group for text in overrides}:
             run_dir = named_after(settings, run_dir, composed)

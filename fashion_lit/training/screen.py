@@ -14,6 +14,7 @@ from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import Restart
+from fashion_lit.text import quote_command
 
 
 @rank_zero_only
@@ -101,8 +102,8 @@ def print_end(
         print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
     print(
         f"\nThe run is in {run.path}\n"
-        f'  show the curves:  tensorboard --logdir "{run.path}"\n'
-        f'  evaluate the run: fashion-lit evaluate "{run.path}"\n'
+        f"  show the curves:  {quote_command('tensorboard', '--logdir', str(run.path))}\n"
+        f"  evaluate the run: {quote_command('fashion-lit', 'evaluate', str(run.path))}\n"
         f"  load the weights: {type(classifier).__name__}.load_from_checkpoint"
         f"({str(run.best_checkpoint)!r})"
     )

@@ -15,6 +15,7 @@ from fashion_lit.evaluate import main as evaluate
 from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.text import quote_command
 from fashion_lit.train import main
 from fashion_lit.training.run import describe
 
@@ -146,7 +147,7 @@ def test_screen_shows_epochs_and_the_table(
         assert sum(line.strip().startswith(name + " ") for line in lines) == 1
     assert any(line.split()[:2] == ["weighted", "avg"] for line in lines)
     assert f"{100 * run.metrics['test/accuracy']:.2f} %" in captured.out
-    assert f'tensorboard --logdir "{run.path}"' in captured.out
+    assert quote_command("tensorboard", "--logdir", str(run.path)) in captured.out
     for noise in ("Tip", "TPU", "GPU available", "Warning", "deprecated"):
         assert noise not in captured.out + captured.err
 

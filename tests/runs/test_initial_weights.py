@@ -227,3 +227,14 @@ def test_validation_images_that_the_source_trained_on_are_told(
     before = finished_run.config["data"]
     assert saw_validation_images(before, before | changed) == saw
     assert saw_validation_images(before | {"validate_on_test": True}, before)
+
+
+def test_a_fine_tune_is_continued_after_its_source_is_gone(
+    run_copy: RunDirectory, tmp_path: Path
+) -> None:
+    typed = ["scheduler=constant", "trainer.max_epochs=1", "test=false"]
+    run = start(run_copy, tmp_path / "new", *typed)
+    shutil.rmtree(run_copy.path)
+    places = [f"ckpt_path={run.last_checkpoint.as_posix()}", f"run_dir={tmp_path.as_posix()}/more"]
+    assert main([*places, "trainer.max_epochs=2"]) == 0
+    assert RunDirectory(tmp_path / "more").status["epoch"] == 2
