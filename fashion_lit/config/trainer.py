@@ -114,6 +114,11 @@ def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) ->
     for split in ("train", "val"):  # Lightning limits both by it
         check_limit(trainer, "overfit_batches", num_batches[split], split)
     check_validations(trainer, train_batches)
+    if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
+        raise UserError(
+            "`trainer.gradient_clip_algorithm` has no effect without trainer.gradient_clip_val; "
+            "set both, or leave it out."
+        )
     if (
         trainer.get("compile") in get_args(CompileMode)
         and trainer.get("accumulate_grad_batches", 1) != 1

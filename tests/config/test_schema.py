@@ -119,6 +119,7 @@ BAD = [
     ("trainer.min_epochs=99", "`trainer.min_epochs` to be at most trainer.max_epochs=14, but got"),
     ("trainer.gradient_clip_val=-1", "to be at least 0, but got -1."),
     ("trainer.gradient_clip_algorithm=foo", "to be one of 'norm' or 'value', but got 'foo'."),
+    ("trainer.gradient_clip_algorithm=norm", "has no effect without trainer.gradient_clip_val"),
     ("trainer.strategy=fsdp", "`trainer.strategy` to be one of auto, ddp, ddp_find_unused_param"),
     ("trainer.devices=0", "Expected `trainer.devices` to be greater than 0 or "),
     ("trainer.devices=4096", "on this machine, but got 4,096."),
