@@ -138,10 +138,10 @@ def _expectation(detail: Mapping[str, Any]) -> str:
     context = detail.get("ctx", {})
     kind = detail["type"]
     phrases = {
-        "greater_than": "greater than {gt:g}",
-        "greater_than_equal": "at least {ge:g}",
-        "less_than": "less than {lt:g}",
-        "less_than_equal": "at most {le:g}",
+        "greater_than": "greater than {gt:,.12g}",
+        "greater_than_equal": "at least {ge:,.12g}",
+        "less_than": "less than {lt:,.12g}",
+        "less_than_equal": "at most {le:,.12g}",
         "literal_error": "one of {expected}",
         "int_type": "a whole number",
         "int_parsing": "a whole number",

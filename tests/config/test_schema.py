@@ -62,6 +62,7 @@ BAD = [
     ("optimizer=adam optimizer.momentum=0.9", "Unknown setting `optimizer.momentum`; it "
      "exists with optimizer=sgd."),
     ("seed=-1", "Expected `seed` to be at least 0, but got -1."),
+    ("seed=4294967296", "Expected `seed` to be less than 4,294,967,296, but got 4294967296."),
     ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
     ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),
     ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
