@@ -33,6 +33,7 @@ from fashion_lit.config.command_line import (
 )
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import check_writable, write_atomically
+from fashion_lit.text import did_you_mean
 from fashion_lit.training.device import tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 
@@ -105,7 +106,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for unknown parts."""
     if unknown := set(args.parts) - PARTS.keys():
         raise UserError(
-            f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}."
+            f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}"
+            f"{did_you_mean(min(unknown), PARTS) or '.'}"
         )
 
 

@@ -58,7 +58,12 @@ def main(arguments: list[str]) -> int:
     silence_known_messages()
     tune_malloc()
     check_arguments(args)
+    runs = [run_of(path) for path in args.run_dirs]
+    if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
+        raise UserError("Expected each run once, but one was given twice.")
     models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
+    if args.output is not None:
+        check_writable(args.output / "metrics.json")
     for model in models:
         if model.notice:
             print(f"{model.name}: {model.notice}")
@@ -77,13 +82,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("Expected each run once, but one of the directories was given twice.")
     if args.compare and (len(paths) < 2 or args.tta):
         raise UserError("Expected two runs or more and no --tta with --compare.")
-    if args.output is not None:
-        if RunDirectory(args.output).exists:
-            raise UserError(
-                f"Expected a directory for the evaluation alone, but {args.output} is a run's, and "
-                "files of the run would be replaced; choose another by --output."
-            )
-        check_writable(args.output / "metrics.json")
+    if args.output is not None and RunDirectory(args.output).exists:
+        raise UserError(
+            f"Expected a directory for the evaluation alone, but {args.output} is a run's, and "
+            "files of the run would be replaced; choose another by --output."
+        )
     if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
 

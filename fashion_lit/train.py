@@ -86,6 +86,8 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     multirun = args.multirun or any(text.lstrip("+").startswith(f"{SWEEP}=") for text in typed)
     overrides = prepare_overrides(typed)
     shows = [name for name in ("help", "cfg", "info") if getattr(args, name)]
+    if len(shows) > 1:
+        raise UserError(f"Expected one of --{' and --'.join(shows)}, but got both.")
     if shows and multirun:
         raise UserError(
             f"`--{shows[0]}` shows one configuration; leave out -m, and give each setting one "

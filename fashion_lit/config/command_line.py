@@ -42,8 +42,15 @@ class CommandParser(argparse.ArgumentParser):
             raise UserError(f"Unknown argument `{unknown[1]}`{hint}")
         if wrong:
             choice = re.match(r"invalid choice: (.*) \(choose from (.*)\)", wrong[2])
-            detail = f"to be one of {choice[2]}, but got {choice[1]}" if choice else wrong[2]
-            raise UserError(f"Expected `{wrong[1]}` {detail.removeprefix('expected ')}.")
+            detail, hint = wrong[2].removeprefix("expected "), ""
+            if choice:
+                hint = did_you_mean(choice[1].strip("'"), re.findall(r"'([^']*)'", choice[2]))
+                detail = f"to be one of {choice[2]}, but got {choice[1]}"
+            elif detail.startswith("ignored explicit argument"):
+                detail = f"without a value, but got {detail.split()[-1]}"
+            elif "argument" in detail and not detail.startswith("to be"):
+                detail = f"with {detail}"
+            raise UserError(f"Expected `{wrong[1]}` {detail}{hint or '.'}")
         raise UserError(f"{text[:1].upper()}{text[1:]}; see {self.prog} --help.")
 
 

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fashion_lit.config.groups import (
     CONF_DIR,
+    OPTIONAL_GROUPS,
     choice_files,
     config_dirs,
     is_group,
@@ -34,6 +35,8 @@ from fashion_lit.errors import UserError
 from fashion_lit.text import quote_command, shorten
 
 MAX_JOBS = 10_000  # of one multirun
+# Hydra takes no null for a group that is null by default.
+NOT_CHOSEN = [f"{group}=null" for group in OPTIONAL_GROUPS]
 
 
 @contextmanager
@@ -46,7 +49,12 @@ def hydra_errors_for_users() -> Iterator[None]:
         setting = f" of `{error.full_key}`" if error.full_key else ""
         raise UserError(f"Expected a value{setting} that can be resolved, but: {reason}.") from None
     except HydraException as error:
-        raise UserError(" ".join(f"{error}".split())) from None
+        raise UserError(_without_search_path(error)) from None
+
+
+def _without_search_path(error: Exception) -> str:
+    """Return a message of Hydra as one line, without its list of directories."""
+    return " ".join(str(error).partition("Config search path")[0].split())
 
 
 def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
@@ -63,9 +71,10 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
         if override.is_sweep_override() and not multirun:
             text = str(override.input_line).lstrip("+")
             key, _, values = text.partition("=")
+            one_list = f", or write '{key}=[{values}]' if it is one list"
             raise UserError(
-                f"`{text}` holds several values; add -m to run each of them, or write "
-                f"'{key}=[{values}]' if it is one list."
+                f"`{text}` holds several values; add -m to run each of them"
+                f"{'' if is_group(key, config_dirs(overrides)) else one_list}."
             )
     jobs = split_jobs(overrides) if multirun else [list(overrides)]
     with hydra_errors_for_users(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -116,11 +125,12 @@ def _length(values: RangeSweep) -> float:
 
 def _compose_job(overrides: list[str]) -> Config:
     try:
-        config = compose("train", overrides=overrides, return_hydra_config=True)
+        chosen = [text for text in overrides if text not in NOT_CHOSEN]
+        config = compose("train", overrides=chosen, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # Hydra lets through what its parts raise
-        reason = " ".join(str(error).split())
+        reason = _without_search_path(error)
         raise UserError(f"Expected settings that Hydra can compose, but: {reason}") from None
     instance: Any = HydraConfig.instance()
     previous = instance.cfg

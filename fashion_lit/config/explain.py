@@ -4,6 +4,7 @@ explain(error, config, schema, reserved={})  # "Unknown setting `optimizer.l`; â
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, set_by_choice
-from fashion_lit.text import CONTAINED, contains, last_part, nearest, question, shorten, similarity
+from fashion_lit.text import (
+    CONTAINED,
+    contains,
+    did_you_mean,
+    last_part,
+    nearest,
+    question,
+    shorten,
+    similarity,
+)
 
 # Other programs' words for settings of this one, whose names have other letters.
 OTHER_WORDS = {
@@ -39,6 +49,13 @@ OTHER_WORDS = {
     "output": "output_root",
     "out": "output_root",
     "checkpoint_path": "ckpt_path",
+    "resume_from_checkpoint": "ckpt_path",
+    "n_epochs": "trainer.max_epochs",
+    "gpu": "trainer.accelerator",
+    "cuda": "trainer.accelerator",
+    "ema": "model.ema_decay",
+    "early_stop": "early_stopping.patience",
+    "log_dir": "output_root",
 }
 
 
@@ -78,7 +95,10 @@ def explain(
             f"Expected a value for `{missing}`, but it is missing; fashion-lit train --cfg job "
             "shows all settings."
         )
-    return f"Expected `{path}` to be {expectation}, but got {shorten(repr(value))}."
+    literals = [str(d.get("ctx")) for d in details if d["type"] == "literal_error"]
+    choices = re.findall(r"'([^']*)'", " ".join(literals))
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"Expected `{path}` to be {expectation}, but got {shorten(repr(value))}{hint or '.'}"
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:
@@ -101,6 +121,10 @@ def suggest(path: str, known: Sequence[str]) -> list[str]:
     word = last_part(path)
     if word in OTHER_WORDS and ("." not in path or word not in map(last_part, known)):
         return [OTHER_WORDS[word]]
+    groups = {name.partition(".")[0] for name in known if "." in name}
+    group = path.partition(".")[0]
+    if "." in path and group in groups:  # in another group, only the same name
+        known = [k for k in known if k.startswith(f"{group}.") or last_part(k) == word]
     return nearest(path, [*known, *(default_groups() if "." not in path else ())])
 
 

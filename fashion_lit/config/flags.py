@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fashion_lit.config.command_line import CommandParser
 from fashion_lit.config.explain import suggest
-from fashion_lit.config.groups import CONF_DIR, MAIN_FILE, paths_in, read_yaml, set_by_choice
+from fashion_lit.config.groups import default_settings
 from fashion_lit.errors import UserError
 from fashion_lit.text import did_you_mean, shorten
 
@@ -23,6 +23,13 @@ OTHER_FLAGS = {
     "-sc": "fashion-lit train --help, which lists all choices",
     "--hydra-help": "fashion-lit train --help",
     "--version": "fashion-lit --version",
+    "--debug": "debug=one_batch",
+    "--dry-run": "debug=one_batch, or --cfg job",
+    "--verbose": "launcher.verbose=true with -m",
+    "-v": "launcher.verbose=true with -m",
+    "--workers": "nothing: the data is in memory",
+    "--num-workers": "nothing: the data is in memory",
+    "--resume": "run_dir=DIR, which resumes the run in it",
 }
 FLAG = re.compile(r"--?[A-Za-z]")
 
@@ -69,18 +76,3 @@ class SettingsParser(CommandParser):
             )
         hint = did_you_mean(flag, flags) or f"; see {self.prog} --help."
         return f"Unknown flag `{shorten(flag)}`{hint}"
-
-
-def default_settings() -> list[str]:
-    """Return the dotted settings of the default run."""
-    main = read_yaml(CONF_DIR / MAIN_FILE)
-    entries = [entry for entry in main.pop("defaults") if isinstance(entry, dict)]
-    main.pop("hydra")
-    chosen = [pair for entry in entries for pair in entry.items()]
-    own = [CONF_DIR / group / f"{name}.yaml" for group, name in chosen]
-    return paths_in(main) + [
-        path
-        for (group, _), file in zip(chosen, own, strict=True)
-        if file.exists()
-        for path in set_by_choice(group, file)
-    ]

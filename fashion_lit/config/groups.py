@@ -110,6 +110,8 @@ def _check_directory(directory: Path) -> None:
             f"Expected groups in {directory}, folders such as experiment/ with YAML files, but "
             "there are none."
         )
+    for path in in_groups:
+        _check_file(directory / path, path.parts[0])
     unused = [path for path in files if len(path.parts) == 1 or (CONF_DIR / path).exists()]
     if unused:
         raise UserError(
@@ -120,6 +122,15 @@ def _check_directory(directory: Path) -> None:
                 else "it is in no group; put it into a folder such as experiment/."
             )
         )
+
+
+def _check_file(path: Path, group: str) -> None:
+    """Raise UserError for a choice with settings of Hydra, or an experiment without its header."""
+    if "hydra" in read_yaml(path):
+        raise UserError(f"Expected no settings of Hydra in {path}, which would have no effect.")
+    header = PACKAGE_HEADER.search(path.read_text(encoding="utf-8"))
+    if group in OPTIONAL_GROUPS and (header is None or header[1] != "_global_"):
+        raise UserError(f"Expected {path} to begin with the line `# @package _global_`.")
 
 
 def config_dirs(overrides: Sequence[str]) -> list[Path]:
@@ -187,3 +198,19 @@ def set_by_choice(group: str, path: Path) -> list[str]:
     groups = [str(key).split()[-1].lstrip("/") for entry in entries for key in entry]
     own = paths_in(settings, "" if package == "_global_" else f"{package}.")
     return groups + own
+
+
+@cache
+def default_settings() -> list[str]:
+    """Return the dotted settings of the default run."""
+    main = read_yaml(CONF_DIR / MAIN_FILE)
+    entries = [entry for entry in main.pop("defaults") if isinstance(entry, dict)]
+    main.pop("hydra")
+    chosen = [pair for entry in entries for pair in entry.items()]
+    own = [CONF_DIR / group / f"{name}.yaml" for group, name in chosen]
+    return paths_in(main) + [
+        path
+        for (group, _), file in zip(chosen, own, strict=True)
+        if file.exists()
+        for path in set_by_choice(group, file)
+    ]

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from fashion_lit.config.compose import compose_jobs, split_jobs
+from fashion_lit.config.effects import check_chosen_names
 from fashion_lit.config.explain import unknown_setting
 from fashion_lit.config.groups import config_dirs, is_group, parse_override, paths_in
 from fashion_lit.config.settings import Config
@@ -39,6 +40,7 @@ def check_names(overrides: Sequence[str]) -> None:
         or "/" in override.key_or_group
     ]
     bases = [compose_jobs(job, multirun=False)[0] for job in split_jobs(choosing)[:MAX_BASES]]
+    check_chosen_names(overrides, bases[0])
     known = list(dict.fromkeys(path for base in bases for path in paths_in(base)))
     known += [f"trainer.{name}" for name in TrainerSettings.model_fields]
     for text, override in zip(overrides, parsed, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Glob, Override, QuotedString
 
+from fashion_lit.config.explain import unknown_setting
 from fashion_lit.config.groups import (
     CONF_DIR,
     MAIN_FILE,
@@ -19,11 +20,13 @@ from fashion_lit.config.groups import (
     choice_files,
     config_dirs,
     default_groups,
+    default_settings,
     is_group,
     parse_override,
     paths_in,
     read_yaml,
 )
+from fashion_lit.config.settings import is_result_neutral
 from fashion_lit.errors import UserError
 from fashion_lit.text import did_you_mean, quote_value, shorten
 
@@ -90,7 +93,14 @@ def check_key(key: str, override: Override) -> None:
             f"`{key}` names a search space, which only fashion-lit search uses; run "
             f"fashion-lit search space={override.get_value_element_as_str()}."
         )
-    if key.startswith(("hydra/", "hydra.")) and key != SEARCH_PATH:
+    if "@" in override.get_key_element():
+        raise UserError(
+            f"Expected `{shorten(override.get_key_element())}` without a package (@…), which has "
+            "no use here; type key=value."
+        )
+    if not key:
+        raise UserError("Expected a setting before the `=`, as in optimizer.lr=0.1.")
+    if key == "hydra" or (key.startswith(("hydra/", "hydra.")) and key != SEARCH_PATH):
         start = ".".join(key.replace("/", ".").split(".")[:2])
         instead = HYDRA_SETTINGS.get(start)
         raise UserError(
@@ -111,6 +121,8 @@ def check_deletion(key: str, text: str) -> None:
         remedy = f"give its settings other values: {', '.join(paths_in(group, f'{key}.'))}"
     else:
         remedy = f"give it a value by {shorten(key)}=VALUE"
+    if not any(name == key or name.startswith(f"{key}.") for name in default_settings()):
+        raise UserError(unknown_setting(key, default_settings()))
     raise UserError(f"`{shorten(text)}` would remove a setting that every run has; {remedy}.")
 
 
@@ -123,11 +135,15 @@ def check_is_no_glob(key: str, override: Override) -> None:
         )
 
 
-def chosen_value(group: str, override: Override, directories: Sequence[Path]) -> str:
+def chosen_value(
+    group: str, override: Override, directories: Sequence[Path], label: str = ""
+) -> str:
     """Return the value of a config group, with glob(…) written as the choices that it matches.
 
-    Raises UserError unless every value is one of the group's choices.
+    Raises UserError unless every value is one of the group's choices; `label` is the group's name
+    in its message, if it is typed by another one.
     """
+    label = label or group
     files = choice_files(group, directories)
     known = [*files, *(["null"] if group in OPTIONAL_GROUPS else [])]
     value = override.value()
@@ -152,8 +168,8 @@ def chosen_value(group: str, override: Override, directories: Sequence[Path]) ->
     for name in values:
         if name not in known:
             raise UserError(
-                f"Expected `{group}` to be one of {', '.join(known)}, but got {shorten(name)!r}"
-                f"{did_you_mean(name, known, f'{group}=') or '.'}"
+                f"Expected `{label}` to be one of {', '.join(known)}, but got {shorten(name)!r}"
+                f"{did_you_mean(name, known, f'{label}=') or '.'}"
             )
     return ",".join(values)
 
@@ -175,7 +191,7 @@ def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
             "each, with the same sweep_name."
         )
     directories = config_dirs(overrides)
-    name = chosen_value(folder, override, directories).removeprefix("/")
+    name = chosen_value(folder, override, directories, label=word)
     settings = flat(read_yaml(choice_files(folder, directories)[name]))
     keys = {parse_override(text).key_or_group for text in typed}
     return typed + [f"{key}={value}" for key, value in settings.items() if key not in keys]
@@ -207,8 +223,24 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
     for key in given:
         if not multirun and key.split(".")[0] == "launcher":
             raise UserError(f"`{key}` sets how a multirun starts its jobs; add -m.")
+    if "run_dir" in given and "output_root" in given:
+        raise UserError("`output_root` has no effect beside run_dir; leave out one of them.")
+    if multirun:
+        check_varied(given)
     if multirun and "test" in given and given["test"].value() is not False:
         raise UserError(
             "Expected `test` to be false in a multirun, whose jobs are compared on validation "
             "images; evaluate the best one with fashion-lit leaderboard --evaluate-best."
         )
+
+
+def check_varied(given: Mapping[str, Override]) -> None:
+    """Raise UserError for several values of a setting that cannot make jobs of their own."""
+    for key in [key for key, override in given.items() if override.is_sweep_override()]:
+        if key.split(".")[0] == "launcher":
+            raise UserError(f"Expected one value of `{key}` in a multirun, but got several.")
+        if is_result_neutral(key):
+            raise UserError(
+                f"Expected one value of `{key}`, which cannot change a result, so that its values "
+                "would be one job."
+            )

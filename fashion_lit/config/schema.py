@@ -6,6 +6,7 @@ keyword-only arguments of the function or class that `name` selects, with their 
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -50,6 +51,13 @@ def check(config: Config) -> Config:
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(
                 f"Expected `{key}` to be a number below 2**63, but got {shorten(str(value))}."
+            )
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(n, float) and n and not 1e-30 <= abs(n) <= 1e30 for n in numbers) and all(
+            isinstance(n, int | float) and math.isfinite(n) for n in numbers
+        ):
+            raise UserError(
+                f"Expected `{key}` to be 0 or of a size from 1e-30 to 1e30, but got {value!r}."
             )
         if isinstance(value, str) and "\0" in value:
             raise UserError(f"Expected `{key}` to hold no NUL character, but got {value!r}.")

@@ -13,7 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
 
 from fashion_lit.errors import UserError
 
@@ -39,7 +47,16 @@ MAX_CPU_PROCESSES = 16  # on a machine with fewer cores
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Batches = PositiveInt | Share  # a number of batches, or a share of an epoch
-Clock = Annotated[str, Field(pattern=f"^{CLOCK.pattern}$", max_length=20)]
+
+
+def check_clock(value: Any) -> Any:
+    """Raise ValueError unless a value is a duration as DD:HH:MM:SS."""
+    if not isinstance(value, str) or len(value) > 20 or not CLOCK.fullmatch(value):
+        raise ValueError("a time as DD:HH:MM:SS")
+    return value
+
+
+Clock = Annotated[str, BeforeValidator(check_clock)]
 
 
 class TimeUnits(BaseModel):
@@ -114,11 +131,6 @@ def check_trainer(trainer: Mapping[str, Any], num_batches: Mapping[str, int]) ->
     for split in ("train", "val"):  # Lightning limits both by it
         check_limit(trainer, "overfit_batches", num_batches[split], split)
     check_validations(trainer, train_batches)
-    if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
-        raise UserError(
-            "`trainer.gradient_clip_algorithm` has no effect without trainer.gradient_clip_val; "
-            "set both, or leave it out."
-        )
     if (
         trainer.get("compile") in get_args(CompileMode)
         and trainer.get("accumulate_grad_batches", 1) != 1
@@ -183,6 +195,14 @@ def check_lengths(trainer: Mapping[str, Any], steps_per_epoch: int) -> None:
         raise UserError(
             f"Expected `trainer.max_steps` to be more than the {min_steps:,} steps of "
             f"trainer.min_epochs={trainer['min_epochs']}, but got {trainer['max_steps']:,}."
+        )
+    if trainer.get("min_steps") and (
+        trainer.get("max_steps", -1) != -1
+        or isinstance(trainer.get("val_check_interval"), str | dict)
+    ):
+        raise UserError(
+            "Expected no `trainer.min_steps` with trainer.max_steps or a duration in "
+            "trainer.val_check_interval; leave it out."
         )
     for unit in ("epochs", "steps"):
         least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}", -1)

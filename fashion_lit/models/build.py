@@ -55,6 +55,10 @@ def _check_network(model: str, batch_size: int, image_size: int) -> int:
                 f"Expected `data.batch_size` to be at least 2, but got {batch_size}: at "
                 f"data.image_size={image_size} the network normalises vectors over the batch."
             ) from None
-    except (RuntimeError, NotImplementedError):
-        pass  # an operation that the meta device lacks
+    except (RuntimeError, NotImplementedError) as error:  # also operations that meta lacks
+        if "too small" in str(error) or "greater than actual input size" in str(error):
+            raise UserError(
+                f"Expected images that the network can reduce, but got {image_size} x {image_size} "
+                "pixels; raise data.image_size."
+            ) from None
     return sum(weights.numel() for weights in network.parameters())

@@ -42,10 +42,13 @@ def weights_in_order(weights: Any) -> Any:
         return weights
     places = {_letters(name): place for place, name in enumerate(CLASS_NAMES)}
     in_order: list[Any] = [1.0] * NUM_CLASSES
+    if not weights:
+        raise ValueError("a weight for each of some classes, or null")
     for name, weight in weights.items():
-        if _letters(str(name)) not in places:
+        place = places.pop(_letters(str(name)), None)  # each class once
+        if place is None:
             raise ValueError(f"a weight for each of some classes ({', '.join(CLASS_TAGS)})")
-        in_order[places[_letters(str(name))]] = weight
+        in_order[place] = weight
     return in_order
 
 
@@ -133,7 +136,7 @@ class ImageClassifier(L.LightningModule):
         return F.cross_entropy(
             logits.float(),
             labels,
-            weight=self.class_weights,
+            weight=None if self.class_weights is None else self.class_weights.float(),
             label_smoothing=self.label_smoothing,
         )
 

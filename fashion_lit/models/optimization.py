@@ -149,6 +149,8 @@ def one_cycle(
     0.5. Momentum cycles between 0.85 and 0.95, torch's default. Smith and Topin 2018,
     https://arxiv.org/abs/1708.07120
     """
+    if pct_start * num_steps == 1:  # torch would divide by the zero steps of the rise
+        pct_start = math.nextafter(pct_start, 0)
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -4,6 +4,7 @@ The new run takes the settings of the other one, with those typed; any of them m
 as the weights fit its network.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute, network
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.models.transfer import TransferClassifier, load_pretrained
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD, read_checkpoint
 
@@ -54,12 +56,22 @@ def with_settings_of_source(composed: Config, overrides: Sequence[str]) -> Confi
     return wanted | {"ckpt_path": None, "init_from": absolute(composed["init_from"])}
 
 
-def check_weights_fit(config: Config) -> None:
-    """Raise UserError unless the weights of the checked settings' `init_from` fit their network."""
-    if (source := source_of(config)) is not None:
-        with torch.device("meta"):  # shapes alone
-            classifier = build_classifier(config)
+def check_initial_weights(config: Config) -> None:
+    """Raise UserError unless the files of a new run's initial weights fit its network.
+
+    Args:
+        config: checked settings; `init_from` and `model.weights` may name files.
+    """
+    source, weights = source_of(config), config["model"].get("weights")
+    if source is None and weights is None:
+        return
+    with torch.device("meta"):  # shapes alone
+        classifier = build_classifier(config)
+    if source is not None:
         initial_weights(read_checkpoint(source), classifier.network, source, network_name(config))
+    elif isinstance(classifier, TransferClassifier):
+        with warnings.catch_warnings(action="ignore"):  # nothing is copied to the meta device
+            classifier.copy_weights(load_pretrained(classifier.backbone, weights))
 
 
 def initial_weights(

@@ -36,6 +36,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Loads only tensors and plain values (`weights_only`), so a checkpoint cannot execute code. One
     that was written without a digest, by an earlier version, has its archive checked instead.
     """
+    if (path / "checkpoints").is_dir():
+        raise UserError(
+            f"Expected a checkpoint, but {path} is a run; name one of its files, such as "
+            f"{path / 'checkpoints' / 'last.ckpt'}."
+        )
     if not path.is_file():
         raise UserError(f"Expected a checkpoint, but there is no file {path}.")
     data = path.read_bytes()

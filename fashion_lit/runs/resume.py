@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fashion_lit.config.compose import amend
+from fashion_lit.config.effects import check_effects
 from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
@@ -34,7 +35,7 @@ from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import weights_in_order
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import (
-    check_weights_fit,
+    check_initial_weights,
     source_of,
     with_settings_of_source,
 )
@@ -108,7 +109,8 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
             run_dir = named_after(settings, run_dir, composed)
     settings = check(settings | locations)
     if not run.exists:
-        check_weights_fit(settings)
+        check_effects(settings, overrides)
+        check_initial_weights(settings)
     return {key: value for key, value in settings.items() if key not in LOCATION_KEYS}, run_dir
 
 

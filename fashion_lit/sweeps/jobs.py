@@ -20,11 +20,13 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from fashion_lit.config.compose import compose_jobs, split_jobs
+from fashion_lit.config.effects import check_effects
 from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.initial_weights import check_weights_fit, with_settings_of_source
+from fashion_lit.runs.initial_weights import check_initial_weights, with_settings_of_source
+from fashion_lit.runs.resume import resolve_run_config
 from fashion_lit.text import one_line, quote_value
 
 NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
@@ -117,14 +119,23 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None
     for job_overrides in split_jobs(overrides):
         (config,) = compose_jobs(job_overrides, multirun=False)
         config = check(with_settings_of_source(config, job_overrides))
-        check_weights_fit(config)
         identity = fingerprint({k: v for k, v in config.items() if k not in LOCATION_KEYS})
         words = [o.lstrip("+") for o in job_overrides if parse_override(o).key_or_group in varied]
+        if identity not in known:
+            check_new_job(config, job_overrides)
         path = known.get(identity, sweep_dir / f"{name or _folder_name(words)}-{identity}")
         own = [o for o in job_overrides if not _is_of_sweep(o)]
         jobs.setdefault(identity, Job(RunDirectory(path), tuple(own), config))
     titles = [f"job {number} of {len(jobs)}" for number in range(1, len(jobs) + 1)]
     return [replace(job, title=title) for job, title in zip(jobs.values(), titles, strict=True)]
+
+
+def check_new_job(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for settings without effect, or files that a new run cannot start from."""
+    check_effects(config, overrides)
+    check_initial_weights(config)
+    if config["ckpt_path"] is not None:
+        resolve_run_config(config, overrides)  # is it there, and are epochs left?
 
 
 def _is_of_sweep(override: str) -> bool:

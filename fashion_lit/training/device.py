@@ -13,6 +13,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from fashion_lit.data.fashion_mnist import IMAGE_SIZE, FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import check_network
+from fashion_lit.text import did_you_mean
 
 MIXED_FP16, MIXED_BF16, FP32 = "16-mixed", "bf16-mixed", "32-true"  # Lightning's names
 SHORT_PRECISIONS = {"16": MIXED_FP16, "bf16": MIXED_BF16, "32": FP32, "64": "64-true"}
@@ -61,7 +62,7 @@ def check_devices(trainer: Mapping[str, Any], data_device: str = "auto") -> None
     if wanted not in ("auto", "gpu", *kinds):
         raise UserError(
             f"Expected `trainer.accelerator` to be one of auto, gpu, {', '.join(sorted(kinds))}, "
-            f"but got {wanted!r}."
+            f"but got {wanted!r}{did_you_mean(str(wanted), ['auto', 'gpu', *kinds]) or '.'}"
         )
     found = resolve_accelerator(wanted)
     if not is_available(found) or (wanted == "gpu" and found == "cpu"):

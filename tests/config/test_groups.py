@@ -92,6 +92,8 @@ def test_jobs_of_a_sweep_find_own_choices(
             "would not be used, because fashion-lit has a",
         ),
         ("train.yaml", "seed: 1\n", "would not be used, because it is in no group"),
+        ("site/there.yaml", "hydra: {run: {dir: x}}\n", "Expected no settings of Hydra in"),
+        ("experiment/empty.yaml", "seed: 1\n", "to begin with the line `# @package _global_`"),
     ],
 )
 def test_files_that_would_not_be_used_are_refused(

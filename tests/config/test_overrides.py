@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fashion_lit import search
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, with_config_dirs
 from fashion_lit.config.names import is_possible
@@ -50,7 +51,7 @@ ANSWERED = [
     (["~optimizer"], "choose another by optimizer=NAME."),
     (["--cfg", "job", "-m", "seed=0,1"], "`--cfg` shows one configuration; leave out -m"),
     (["sweep=seeds", "--help"], "`--help` shows one configuration"),
-    (["--cfg", "jobs"], "Expected `--cfg` to be one of 'job', 'hydra', 'all', but got 'jobs'."),
+    (["--cfg", "jobs"], "Expected `--cfg` to be one of 'job', 'hydra', 'all', but got 'jobs'; d"),
     (["--resolve"], "`--resolve` only changes what --cfg prints; add --cfg job."),
     (["--package", "optimizer"], "`--package` only changes what --cfg prints; add --cfg job."),
     (["--cfg", "job", "optimizer.lrr=1"], "did you mean `optimizer.lr`?"),
@@ -62,6 +63,28 @@ ANSWERED = [
     (["hydra.run.dir=x", "run_dir=y"], "use run_dir=DIR."),
     (["-m", "seed=1,2", "hydra.sweep.dir=x"], "use sweep_name=NAME and output_root=DIR"),
     (["hydra.job.chdir=true"], "`hydra.job.chdir` has no effect"),
+    (["optimizer.momentum=0.1"], "has no effect, because scheduler=one_cycle moves it between"),
+    (["data.validate_on_test=true", "data.val_size=50"], "`data.val_size` has no effect, because"),
+    (["trainer.overfit_batches=2", "trainer.limit_train_batches=3"], "overfit_batches limits them"),
+    (["trainer.gradient_clip_algorithm=norm"], "because trainer.gradient_clip_val sets no limit."),
+    (["trainer.min_epochs=2"], "because it delays early_stopping.patience and trainer.max_time"),
+    (["model=resnet18", "model.pretrained=false", "model.freeze_backbone=true",
+      "model.unfreeze_epoch=99"], "because the run ends before that epoch, counted from 0."),
+    (["-m", "seed=0,1", "trainer.min_steps=2"], "`trainer.min_steps` has no effect, because"),
+    (["-m", "launcher=local,parallel"], "Expected one value of `launcher` in a multirun"),
+    (["-m", "checkpoint.every_minutes=1,2"], "which cannot change a result, so that its values"),
+    (["run_dir=a", "output_root=b"], "`output_root` has no effect beside run_dir; leave out one"),
+    (["--cfg", "job", "--info"], "Expected one of --cfg and --info, but got both."),
+    (["model@x=fast_cnn"], "Expected `model@x` without a package (@…), which has no use here"),
+    (["optimizer.name=adam"], "keep the other settings of `optimizer`; choose it by optimize"),
+    (["model.network.name=report_cnn"], "choose it by model=report_cnn."),
+    (["early_stopping.mode=min"], "`early_stopping` has patience."),
+    (["~nonsense"], "Unknown setting `nonsense`"),
+    (["=3"], "Expected a setting before the `=`"),
+    (["--multirun=3"], "Expected `--multirun` without a value, but got '3'."),
+    (["--debug"], "`--debug` has no effect; use debug=one_batch."),
+    (["-m", "seed=0,1", "ckpt_path=absent"], "Expected a checkpoint, but there is no file"),
+    (["model=resnet18", "data.image_size=32", "model.weights=absent.pth"], "absent.pth cannot be"),
     (["model.network={}"], "`model.network={}` sets nothing; set model.network.name or model.netw"),
     (["-m", "seed=0,1", "sweep_name=a,b"], "Expected one `sweep_name`, but got several"),
 ]  # fmt: skip
@@ -150,3 +173,17 @@ def test_a_name_is_used_as_typed(typed: str) -> None:
     overrides = prepare_overrides(with_config_dirs([f"sweep_name={typed}"], []))
     (job,) = compose_jobs(overrides, multirun=False)
     assert job["sweep_name"] == typed
+
+
+def test_null_chooses_nothing_in_a_group_that_has_no_default() -> None:
+    jobs = compose_jobs(
+        prepare_overrides(["debug=null", "experiment=null,report_b"]), multirun=True
+    )
+    assert [job["model"]["network"]["name"] for job in jobs] == ["fast_cnn", "report_cnn"]
+
+
+def test_the_search_of_an_unknown_space_names_its_own_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert search.main(["space=lr_batch"]) == 2
+    assert "did you mean `space=lr_batch_size`?" in capsys.readouterr().err

@@ -300,11 +300,12 @@ def test_an_unavailable_device_is_refused_before_a_directory_is_created(
     ("precision", "dtype"),
     [("bf16-true", torch.bfloat16), ("16-true", torch.float16), ("64-true", torch.float64)],
 )
-def test_averaged_weights_have_the_runs_precision(
+def test_averaged_weights_and_class_weights_have_the_runs_precision(
     precision: str, dtype: torch.dtype, train: Train
 ) -> None:
     images = ["data.num_train=400", "data.val_size=301", "data.eval_batch_size=301"]
-    run = train(f"trainer.precision={precision}", *images)
+    weights = "model.class_weights.Shirt=2"
+    run = train(f"trainer.precision={precision}", weights, *images)
     weight = torch.load(run.last_checkpoint)["state_dict"]["average.output.weight"]
     assert weight.dtype == dtype  # also of batch-norm statistics
     assert run.metrics["val/num_images"] == 301  # which bf16 cannot represent

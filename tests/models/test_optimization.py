@@ -194,3 +194,21 @@ def test_a_step_that_the_scaler_skips_leaves_no_momentum_behind() -> None:
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
     for state in optimizer.state.values():
         assert not state["momentum_buffer"].any()
+
+
+@pytest.mark.parametrize(("num_steps", "pct_start"), [(4, 0.25), (2, 0.5), (3, 1 / 3), (1, 0.3)])
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_a_rise_of_one_step_is_no_division_by_zero(
+    num_steps: int, pct_start: float, three_phase: bool
+) -> None:
+    if three_phase and pct_start >= 0.5:
+        return  # which the schema refuses
+    optimizer = OPTIMIZERS["sgd"](network(), lr=0.1)
+    schedule = SCHEDULERS["one_cycle"](
+        optimizer, num_steps, 1, pct_start=pct_start, three_phase=three_phase
+    )
+    assert schedule is not None
+    for _ in range(num_steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 0.1
+        optimizer.step()
+        schedule["scheduler"].step()
