@@ -140,7 +140,7 @@ def check_new_job(config: Config, overrides: Sequence[str]) -> None:
 
 def _is_of_sweep(override: str) -> bool:
     """Whether an override configures the sweep rather than its jobs."""
-    return parse_override(override).key_or_group.split(".")[0] in ("sweep_name", "launcher")
+    return parse_override(override).key_or_group.split(".")[0] in LOCATION_KEYS
 
 
 def _folder_name(words: Sequence[str]) -> str:

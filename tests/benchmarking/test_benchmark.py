@@ -390,7 +390,7 @@ def test_records_are_whole_runs_and_are_written_without_a_ratio(
     [
         (
             ["dat"],
-            "inference, accuracy, records, but got dat.",
+            "inference, accuracy, records, but got dat; did you mean `data`?",
         ),
         (["--rounds", "0"], "Expected `--rounds` to be a whole number of at least 1, but got '0'."),
         (["--seconds", "nan"], "Expected `--seconds` to be a number above 0, but got 'nan'."),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fashion_lit.config.compose import compose_jobs
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
@@ -27,7 +28,7 @@ from fashion_lit.sweeps.launchers import (
 )
 from fashion_lit.sweeps.slurm import num_processes
 
-CONFIG = {"trainer": {"max_epochs": 4, "devices": 1}, "data": {"device": "auto"}}
+(CONFIG,) = compose_jobs(["++trainer.max_epochs=4"], multirun=False)
 
 
 class Script:
