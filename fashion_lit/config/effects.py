@@ -23,16 +23,6 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         "scheduler=one_cycle moves it between 0.85 and 0.95; choose another schedule",
     ),
     (
-        "data.val_size",
-        lambda c: c["data"]["validate_on_test"],
-        "data.validate_on_test validates on the test images",
-    ),
-    (
-        "data.split_seed",
-        lambda c: c["data"]["validate_on_test"] and c["data"].get("train_size") is None,
-        "data.validate_on_test trains on all training images",
-    ),
-    (
         "trainer.limit_train_batches",
         lambda c: bool(
             c["trainer"].get("overfit_batches") and c["trainer"].get("limit_train_batches")

@@ -64,7 +64,6 @@ ANSWERED = [
     (["-m", "seed=1,2", "hydra.sweep.dir=x"], "use sweep_name=NAME and output_root=DIR"),
     (["hydra.job.chdir=true"], "`hydra.job.chdir` has no effect"),
     (["optimizer.momentum=0.1"], "has no effect, because scheduler=one_cycle moves it between"),
-    (["data.validate_on_test=true", "data.val_size=50"], "`data.val_size` has no effect, because"),
     (["trainer.overfit_batches=2", "trainer.limit_train_batches=3"], "overfit_batches limits them"),
     (["trainer.gradient_clip_algorithm=norm"], "because trainer.gradient_clip_val sets no limit."),
     (["trainer.min_epochs=2"], "because it delays early_stopping.patience and trainer.max_time"),
