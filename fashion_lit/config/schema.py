@@ -39,6 +39,8 @@ from fashion_lit.text import did_you_mean, shorten
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
 Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model
+# Arguments of networks that are no settings, because the images decide them.
+SET_BY_DATA = ("in_channels", "num_classes")
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
@@ -138,7 +140,8 @@ def model_fields(config: Config) -> Fields:
     fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
     if classifier is CNNClassifier:
         network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
-        fields["network"] = (named_schema(keyword_fields(network, positional_too=True)), ...)
+        arguments = keyword_fields(network, exclude=SET_BY_DATA, positional_too=True)
+        fields["network"] = (named_schema(arguments), ...)
     return fields
 
 

@@ -34,7 +34,12 @@ OPEN_ENDED = ("constant", "step", "plateau")
 LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
 # Settings that runs of earlier versions lack, and the value that these runs have in effect: with it
 # a setting counts as absent, so that their runs and sweeps resume.
-ADDED_SETTINGS = {"data.train_size": None, "init_from": None}
+ADDED_SETTINGS = {
+    "data.train_size": None,
+    "init_from": None,
+    "model.network.attention": None,
+    "model.network.drop_path": 0.0,
+}
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 
 ABSENT = "absent"  # the value, in `differences`, of a setting that a configuration lacks

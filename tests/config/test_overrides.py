@@ -25,8 +25,7 @@ ANSWERED = [
     (["optimizer=AdamW"], "but got 'AdamW'; did you mean `optimizer=adamw`?"),
     (["scheduler=CosineAnnealingLR"], "did you mean `scheduler=cosine`?"),
     (["optimiser=adam"], "Unknown setting `optimiser`; did you mean `optimizer`?"),
-    (["model.dropout=0.3"], "with model=report_cnn there are `model.network.block_dropout` and "
-     "`model.network.head_dropouts`."),
+    (["model.dropout=0.3"], "with model=mobilenet_v2 there is `model.network.dropout`."),
     (["model=report_cnn", "model.dropout=0"], "did you mean `model.network.block_dropout` or "
      "`model.network.head_dropouts`?"),
     (["model.freeze_backbone=true"], "it exists with model=resnet18."),

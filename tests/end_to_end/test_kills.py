@@ -32,6 +32,9 @@ SETTINGS = [
 STEPS = 11  # per epoch
 CNN = ["model=fast_cnn"]
 RESNET = ["model=resnet18", "data.image_size=32", "model.pretrained=false", "optimizer.lr=0.01"]
+DROPS = ["model=wide_resnet", "model.network.depth=10", "model.network.width=1",
+         "model.network.dropout=0.2", "model.network.drop_path=0.5", "model.network.attention=cbam",
+         "optimizer.lr=0.01"]  # fmt: skip
 # Measured times, which differ between equal runs.
 TIMES = ("seconds", "train/images_per_second")
 KILLED = 9 if os.name == "nt" else -9  # the exit code; on Windows os.kill calls TerminateProcess
@@ -159,6 +162,16 @@ LONG = {
                                    "trainer.val_check_interval=0.5", "checkpoint.every_steps=1"],
     "cnn-max_steps-step": [*CNN, "precision=fp32", "trainer.max_steps=27", "scheduler=step",
                            "scheduler.step_size=1", "checkpoint.every_steps=3"],
+    "drop_path-fp32": [*DROPS, "precision=fp32", "model.ema_decay=0.9"],
+    "resnet_small_stem-eca": ["model=resnet_small_stem", "model.network.widths=[16,32,64]",
+                              "model.network.num_blocks=[1,1,1]", "model.network.attention=eca",
+                              "precision=bf16", "optimizer.lr=0.01"],
+    "densenet": ["model=densenet", "model.network.depth=16", "precision=fp32", "optimizer.lr=0.01"],
+    "mobilenet_v2": ["model=mobilenet_v2", "model.network.width=0.25", "precision=fp32",
+                     "optimizer.lr=0.01"],
+    "vgg": ["model=vgg", "model.network.depth=11", "precision=bf16", "optimizer.lr=0.01"],
+    "resnet9-se": ["model=resnet9", "model.network.width=8", "model.network.attention=se",
+                   "model.network.drop_path=0.3", "precision=fp32", "optimizer.lr=0.01"],
 }  # fmt: skip
 
 

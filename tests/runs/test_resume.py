@@ -485,6 +485,52 @@ def test_a_run_without_a_setting_that_was_added_resumes_with_its_null(
     assert main([place, "data.train_size=null"]) == 0
 
 
+def test_a_run_from_before_attention_and_drop_path_resumes(
+    train: Callable[..., RunDirectory],
+) -> None:
+    settings = ("scheduler=constant", "test=false")
+    run, current = train(*settings), train(*settings)
+    config = run.config
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    for holder in (config["model"], checkpoint["run"]["config"]["model"]):
+        added = {"attention": None, "drop_path": 0.0}
+        assert holder["network"].items() >= added.items()
+        holder["network"] = {k: v for k, v in holder["network"].items() if k not in added}
+    checkpoint["hyper_parameters"]["network"] = config["model"]["network"]
+    run.write_config(config)
+    write_checkpoint(checkpoint, run.last_checkpoint)
+    assert fingerprint(config) == fingerprint(current.config)
+    run.write_status("interrupted")
+    for directory in (run, current):
+        place = f"run_dir={directory.path.as_posix()}"
+        assert main([place, "model.network.drop_path=0.1"]) == 2
+        assert main([place, "trainer.max_epochs=2"]) == 0
+        assert main([place, "model.network.attention=null", "trainer.max_epochs=3"]) == 0
+        assert main([place, "trainer.max_epochs=4"]) == 0
+    states = [
+        torch.load(r.last_checkpoint, weights_only=True)["state_dict"] for r in (run, current)
+    ]
+    assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
+
+
+def test_drop_path_resumes_bit_identically(
+    train: Callable[..., RunDirectory],
+) -> None:
+    settings = ["model=wide_resnet", "model.network.depth=10", "model.network.width=1",
+                "model.network.drop_path=0.5", "model.network.attention=cbam", "test=false",
+                "scheduler=constant"]  # fmt: skip
+    whole, run = train(*settings, "trainer.max_epochs=2"), train(*settings)
+    torch.manual_seed(5)  # a draw in between must not matter
+    assert main([f"run_dir={run.path.as_posix()}", "trainer.max_epochs=2"]) == 0
+    other = train(*settings, "trainer.max_epochs=2", "model.network.drop_path=0.0")
+    states = [
+        torch.load(r.last_checkpoint, weights_only=True)["state_dict"] for r in (whole, run, other)
+    ]
+    for key, value in states[0].items():
+        assert torch.equal(states[1][key], value), key
+    assert not torch.equal(states[0]["network.stem.weight"], states[2]["network.stem.weight"])
+
+
 def test_class_weights_by_name_may_be_typed_again(
     train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,15 @@ MODELS = {
     "adam": ["optimizer=adam", "augment=flip_shift_erase"],
     "report_b": ["experiment=report_b", "precision=bf16", "data.image_size=32"],
     "resnet18": ["model=resnet18", "model.pretrained=false", "data.image_size=32"],
-}
+    "wide_resnet": ["model=wide_resnet", "model.network.depth=10", "model.network.width=1",
+                    "model.network.attention=cbam", "model.network.drop_path=0.2"],
+    "resnet_small_stem": ["model=resnet_small_stem", "model.network.widths=[8,16]",
+                          "model.network.num_blocks=[1,1]", "model.network.attention=eca"],
+    "densenet": ["model=densenet", "model.network.depth=10"],
+    "mobilenet_v2": ["model=mobilenet_v2", "model.network.width=0.1"],
+    "vgg": ["model=vgg", "model.network.depth=11"],
+    "resnet9": ["model=resnet9", "model.network.width=8", "model.network.attention=se"],
+}  # fmt: skip
 NUM_STEPS = 12
 
 

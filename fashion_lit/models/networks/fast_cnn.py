@@ -7,50 +7,25 @@ process a quarter of the pixels.
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
+from fashion_lit.models.attention import AttentionKind
+from fashion_lit.models.blocks import (
+    LOGIT_SCALE,
+    Activation,
+    ConvNormActivation,
+    DropPath,
+    GlobalMaxPool,
+    Widths,
+    branch_end,
+    drop_path_probabilities,
+)
 
-LOGIT_SCALE = 0.125  # keeps the initial logits small under max pooling, as in airbench
-Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
-Activation = Literal["relu", "gelu", "silu"]
 KernelSize = Literal[1, 3]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,  # Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415
-    "silu": nn.SiLU,
-}
-
-
-class ConvNormActivation(nn.Module):
-    """A convolution, optional 2x2 max pooling, batch normalisation and an activation."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        activation: Activation,
-        *,
-        kernel_size: KernelSize = 3,
-        pool: bool = False,
-    ) -> None:
-        super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
-        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.activation = ACTIVATIONS[activation]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H or H / 2, W or W / 2)."""
-        x = self.conv(x)
-        x = self.pool(x)
-        x = self.norm(x)
-        return self.activation(x)
 
 
 class Residual(nn.Module):
@@ -59,25 +34,25 @@ class Residual(nn.Module):
     https://arxiv.org/abs/1512.03385
     """
 
-    def __init__(self, channels: int, activation: Activation, kernel_size: KernelSize) -> None:
+    def __init__(
+        self,
+        channels: int,
+        activation: Activation,
+        kernel_size: KernelSize,
+        attention: AttentionKind | None,
+        drop_path: float,
+    ) -> None:
         super().__init__()
         self.layer = ConvNormActivation(channels, channels, activation, kernel_size=kernel_size)
+        self.branch_end = branch_end(channels, attention, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, H, W) to the same shape."""
-        return x + self.layer(x)
-
-
-class GlobalMaxPool(nn.Module):
-    """The maximum of each channel. `amax` is equivalent, but its backward pass is slow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels, H, W) to (B, channels)."""
-        return nn.functional.max_pool2d(x, x.shape[2:]).flatten(1)
+        return x + self.branch_end(self.layer(x))
 
 
 class FastCNN(nn.Sequential):
-    """Images (B, 1, H, W) -> logits (B, 10).
+    """Images (B, in_channels, H, W) float -> logits (B, num_classes).
 
     Args:
         widths: channels of the stem and of each stage. The stem and all stages but the last halve
@@ -88,6 +63,11 @@ class FastCNN(nn.Sequential):
         early_pool: in the stages between the first and the last, pool directly after the
             convolution, so that normalisation, activation and residual layer process a quarter of
             the pixels.
+        attention: attention layer at the end of each residual branch; None: none.
+        drop_path: probability that a sample skips the last residual branch in training; earlier
+            ones less, in proportion.
+        in_channels: channels of the images.
+        num_classes: number of classes.
     """
 
     def __init__(
@@ -97,21 +77,27 @@ class FastCNN(nn.Sequential):
         activation: Activation = "relu",
         last_kernel_size: KernelSize = 3,
         early_pool: bool = False,
+        attention: AttentionKind | None = None,
+        drop_path: DropPath = 0.0,
+        in_channels: int = 1,
+        num_classes: int = NUM_CLASSES,
     ) -> None:
         super().__init__()
         num_stages = len(widths) - 1
-        self.stem = ConvNormActivation(1, widths[0], activation, pool=True)
+        drop_paths = drop_path_probabilities(drop_path, num_stages)
+        self.stem = ConvNormActivation(in_channels, widths[0], activation, pool=True)
         for stage, (narrow, wide) in enumerate(pairwise(widths), start=1):
             last = stage == num_stages
             pool = early_pool and stage > 1 and not last
             layer = ConvNormActivation(narrow, wide, activation, pool=pool)
             self.add_module(f"stage{stage}", layer)
             kernel_size = last_kernel_size if last else 3
-            self.add_module(f"residual{stage}", Residual(wide, activation, kernel_size))
+            residual = Residual(wide, activation, kernel_size, attention, drop_paths[stage - 1])
+            self.add_module(f"residual{stage}", residual)
             if not (last or pool):
                 self.add_module(f"pool{stage}", nn.MaxPool2d(2))
         self.pool = GlobalMaxPool()
-        self.output = nn.Linear(widths[-1], NUM_CLASSES, bias=False)
+        self.output = nn.Linear(widths[-1], num_classes, bias=False)
         self.smallest_size = 2**num_stages  # in pixels; leaves one pixel in the last stage
 
     def forward(self, images: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from fashion_lit.data.augment import Probability
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.models.attention import AttentionKind, attention
 
 
-def double_convolution(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
-    """Build two 3x3 convolutions followed by 2x2 max pooling and dropout."""
+def double_convolution(
+    in_channels: int, out_channels: int, dropout: float, kind: AttentionKind | None
+) -> nn.Sequential:
+    """Build two 3x3 convolutions followed by attention, if any, 2x2 max pooling and dropout."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
         nn.BatchNorm2d(out_channels),
@@ -22,6 +25,7 @@ def double_convolution(in_channels: int, out_channels: int, dropout: float) -> n
         nn.Conv2d(out_channels, out_channels, 3, padding=1),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
+        *([] if kind is None else [attention(kind, out_channels)]),
         nn.MaxPool2d(2),
         nn.Dropout(dropout),
     )
@@ -59,11 +63,15 @@ def bins(length: int, number: int) -> list[slice]:
 
 
 class ReportCNN(nn.Module):
-    """Images (B, 1, H, W) -> logits (B, 10).
+    """Images (B, in_channels, H, W) float -> logits (B, num_classes).
 
     Args:
         block_dropout: dropout probability after each of the three convolution blocks.
         head_dropouts: dropout probability after each of the head's three hidden layers.
+        attention: attention layer after the convolutions of each block, which the course report
+            proposes; None: none, as in the course report.
+        in_channels: channels of the images.
+        num_classes: number of classes.
     """
 
     def __init__(
@@ -71,17 +79,20 @@ class ReportCNN(nn.Module):
         *,
         block_dropout: Probability = 0.25,
         head_dropouts: tuple[Probability, Probability, Probability] = (0.5, 0.5, 0.3),
+        attention: AttentionKind | None = None,
+        in_channels: int = 1,
+        num_classes: int = NUM_CLASSES,
     ) -> None:
         super().__init__()
-        self.block1 = double_convolution(1, 64, block_dropout)
-        self.block2 = double_convolution(64, 128, block_dropout)
-        self.block3 = double_convolution(128, 256, block_dropout)
+        self.block1 = double_convolution(in_channels, 64, block_dropout, attention)
+        self.block2 = double_convolution(64, 128, block_dropout, attention)
+        self.block3 = double_convolution(128, 256, block_dropout, attention)
         self.pool = partial(mean_bins, size=3)  # the identity at 28 px; supports other image sizes
         self.flatten = nn.Flatten()
         self.dense1 = dense(256 * 3 * 3, 512, head_dropouts[0])
         self.dense2 = dense(512, 256, head_dropouts[1])
         self.dense3 = dense(256, 128, head_dropouts[2])
-        self.output = nn.Linear(128, NUM_CLASSES)
+        self.output = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits; the softmax of the course report's network is part of the loss."""
