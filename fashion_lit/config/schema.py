@@ -253,6 +253,11 @@ def check_combinations(config: Config) -> None:
             "`model.weights` is a file of pretrained weights, but model.pretrained is false; "
             "set it to true, or remove model.weights."
         )
+    if model.get("grey_stem") == "sum" and model["reinit_stem"]:
+        raise UserError(
+            "`model.grey_stem=sum` sums the stem's pretrained filters, but model.reinit_stem is "
+            "true, which discards them; set one of the two."
+        )
     num_ranks = trainer["devices"] if isinstance(trainer.get("devices"), int) else 1
     num_images = num_train // max(1, num_ranks)
     single_last = data["batch_size"] > 1 and num_images % data["batch_size"] == 1

@@ -37,6 +37,7 @@ LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
 ADDED_SETTINGS = {
     "data.train_size": None,
     "init_from": None,
+    "model.grey_stem": "repeat",
     "model.network.attention": None,
     "model.network.drop_path": 0.0,
 }

@@ -1,11 +1,13 @@
 """From a configuration to the classifier that it describes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import ImageClassifier
@@ -33,13 +35,31 @@ def check_network(config: Mapping[str, Any]) -> int:
     return _check_network(model, min(data["batch_size"], 2), data["image_size"])
 
 
+class _ValuesOnCPU(TorchFunctionMode):
+    """Keeps the values of `arange` and `tensor`, from which a RegNet computes its widths."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
+        return func(*args, **{**(kwargs or {}), **device})
+
+
+def _on_meta_device(build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # it reads values
+        with torch.device("meta"), _ValuesOnCPU():
+            return build()
+
+
 @cache
 def _check_network(model: str, batch_size: int, image_size: int) -> int:
     arguments = json.loads(model)
     classifier = CLASSIFIERS[arguments.pop("name")]
     try:
-        with torch.device("meta"):
-            network = classifier(**arguments).network.train()
+        network = _on_meta_device(lambda: classifier(**arguments).network.train())
     except RuntimeError as error:
         raise UserError(
             f"Expected a network that fits into memory, but: {str(error).splitlines()[0]}; lower "
@@ -55,10 +75,12 @@ def _check_network(model: str, batch_size: int, image_size: int) -> int:
                 f"Expected `data.batch_size` to be at least 2, but got {batch_size}: at "
                 f"data.image_size={image_size} the network normalises vectors over the batch."
             ) from None
-    except (RuntimeError, NotImplementedError) as error:  # also operations that meta lacks
-        if "too small" in str(error) or "greater than actual input size" in str(error):
+    except (RuntimeError, AssertionError) as error:
+        # An operation that the meta device lacks says so.
+        if not isinstance(error, NotImplementedError) and "meta" not in str(error):
+            reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
-                f"Expected images that the network can reduce, but got {image_size} x {image_size} "
-                "pixels; raise data.image_size."
+                f"Expected a network for images of {image_size} x {image_size} pixels, but: "
+                f"{reason}; change data.image_size, or choose another model."
             ) from None
     return sum(weights.numel() for weights in network.parameters())

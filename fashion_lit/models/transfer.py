@@ -1,17 +1,17 @@
-"""TransferClassifier: a torchvision ResNet with a new head, as in report A.
+"""TransferClassifier: an ImageNet network of torchvision with a new head, as in report A.
 
 Pretrained weights are downloaded by torchvision or read from a file when a fit starts; rebuilding a
 classifier from a checkpoint needs neither.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 from urllib.parse import urlsplit
 
 import torch
 import torchvision
-from pydantic import NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -25,9 +25,24 @@ from fashion_lit.models.classifier import (
     ImageClassifier,
     LabelSmoothing,
 )
+from fashion_lit.text import nearest
 
-HEAD = "fc."  # prefix of the last layer's keys in a ResNet's state dict
-STEM = "conv1."
+# These have auxiliary outputs in training.
+UNSUPPORTED = ("googlenet", "inception_v3")
+BACKBONES = sorted({*torchvision.models.list_models(torchvision.models)} - {*UNSUPPORTED})
+NUM_IMAGENET = 1000  # classes
+
+
+def check_backbone(name: str) -> str:
+    """Return the name of a backbone; raises ValueError unless it is one of BACKBONES."""
+    if name not in BACKBONES:
+        likely = nearest(name, BACKBONES)[:1] or ["resnet18"]
+        raise ValueError(f"a classification network of torchvision, such as {likely[0]}")
+    return name
+
+
+Backbone = Annotated[str, AfterValidator(check_backbone)]
+GreyStem = Literal["repeat", "sum"]
 
 
 def load_pretrained(backbone: str, weights: str | None) -> dict[str, Tensor]:
@@ -68,18 +83,67 @@ def repeat_channels(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
+def find_stem(network: nn.Module) -> str:
+    """Return the name of a torchvision network's first convolution, such as "features.0.0"."""
+    return next(n for n, module in network.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def find_head(network: nn.Module) -> str:
+    """Return the name of the layer that outputs the ImageNet classes, such as "classifier.1"."""
+    modules = network.named_modules()
+    return [name for name, module in modules if num_outputs(module) == NUM_IMAGENET][-1]
+
+
+def num_outputs(layer: nn.Module) -> int | None:
+    """Return the number of features or channels that a layer outputs; None for other modules."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else None
+
+
+def new_head(head: nn.Module) -> nn.Module:
+    """Return a randomly initialised layer with the inputs of `head` and NUM_CLASSES outputs."""
+    if isinstance(head, nn.Conv2d):  # SqueezeNet ends in a convolution and a mean
+        return nn.Conv2d(head.in_channels, NUM_CLASSES, head.kernel_size)  # type: ignore[arg-type]
+    assert isinstance(head, nn.Linear)
+    return nn.Linear(head.in_features, NUM_CLASSES)
+
+
+def sum_over_channels(filters: Tensor) -> Tensor:
+    """Sum a stem's filters (C, 3, H, W) to (C, 1, H, W): a grey image then gives equal features."""
+    return filters.sum(1, keepdim=True)
+
+
+def set_frozen(network: nn.Module, frozen: bool, *, except_for: Sequence[str]) -> None:
+    """Freeze or unfreeze a network but for some of its layers: their gradients and their mode."""
+    for parameter in network.parameters(recurse=False):  # such as a class token
+        parameter.requires_grad_(not frozen)
+    for name, child in network.named_children():
+        inside = [place.split(".", 1)[1] for place in except_for if place.startswith(f"{name}.")]
+        if inside:
+            set_frozen(child, frozen, except_for=inside)
+        elif name not in except_for:
+            child.requires_grad_(not frozen)
+            child.train(not frozen)
+
+
 @final
 class TransferClassifier(ImageClassifier):
-    """Classify images (B, 1 or 3, H, W) float with a torchvision ResNet whose `fc` is replaced.
+    """Classify images (B, 1 or 3, H, W) float with a network of torchvision and a new last layer.
 
-    `forward` returns logits (B, 10). Grey images are repeated over the three channels of the stem.
+    `forward` returns logits (B, 10).
 
     Args:
-        backbone: name of the torchvision model.
+        backbone: one of BACKBONES, the names of torchvision's classification networks. Most need
+            images of 32 pixels or more, vision transformers of exactly 224.
         pretrained: start from ImageNet weights.
         weights: file with these weights; None: download by torchvision.
-        reinit_stem: train the stem, `conv1`, from scratch, as report A does.
-        freeze_backbone: train only the new layers, and keep the backbone's batch statistics.
+        reinit_stem: train the stem, the first convolution, from scratch, as report A does.
+        grey_stem: how a grey image enters the stem, whose filters have three channels. "repeat": it
+            is repeated over them. "sum": the filters are summed over them, which gives the same
+            features with a third of the stem's weights; it then takes images (B, 1, H, W).
+        freeze_backbone: train only the new layers. The others are in evaluation mode, so that batch
+            statistics stay and nothing is dropped.
         unfreeze_epoch: first epoch, counted from 0, in which a frozen backbone is trained; None:
             never.
         label_smoothing: see ImageClassifier.
@@ -92,10 +156,11 @@ class TransferClassifier(ImageClassifier):
     def __init__(
         self,
         *,
-        backbone: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"] = "resnet18",
+        backbone: Backbone = "resnet18",
         pretrained: bool = True,
         weights: str | None = None,
         reinit_stem: bool = False,
+        grey_stem: GreyStem = "repeat",
         freeze_backbone: bool = False,
         unfreeze_epoch: NonNegativeInt | None = None,
         label_smoothing: LabelSmoothing = 0.0,
@@ -105,8 +170,14 @@ class TransferClassifier(ImageClassifier):
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
         network: Any = torchvision.models.get_model(backbone, weights=None)
-        network.fc = nn.Linear(network.fc.in_features, NUM_CLASSES)
-        network.register_forward_pre_hook(repeat_channels)
+        stem, head = find_stem(network), find_head(network)
+        network.set_submodule(head, new_head(network.get_submodule(head)))
+        if grey_stem == "repeat":
+            network.register_forward_pre_hook(repeat_channels)
+        else:
+            conv = network.get_submodule(stem)
+            conv.in_channels = 1
+            conv.weight = nn.Parameter(sum_over_channels(conv.weight.detach()))
         super().__init__(
             network,
             label_smoothing=label_smoothing,
@@ -121,8 +192,10 @@ class TransferClassifier(ImageClassifier):
         self.weights = weights
         self.freeze_backbone = freeze_backbone
         self.unfreeze_epoch = unfreeze_epoch
+        self.stem = stem
+        self.grey_stem = grey_stem
         # randomly initialised layers, which are trained even if the backbone is frozen
-        self.new_layers = (HEAD, STEM) if reinit_stem else (HEAD,)
+        self.new_layers = (head, stem) if reinit_stem else (head,)
 
     @override
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -137,7 +210,10 @@ class TransferClassifier(ImageClassifier):
     def copy_weights(self, state: Mapping[str, Tensor]) -> None:
         """Copy `state` except for the new layers; raise UserError for another architecture."""
         own = self.network.state_dict()
-        wanted = {key for key in own if not key.startswith(self.new_layers)}
+        stem = f"{self.stem}.weight"
+        if self.grey_stem == "sum" and stem in state and state[stem].ndim == 4:
+            state = {**state, stem: sum_over_channels(state[stem])}
+        wanted = {key for key in own if key.rpartition(".")[0] not in self.new_layers}
         mismatched = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
         if mismatched:
             raise UserError(
@@ -160,7 +236,4 @@ class TransferClassifier(ImageClassifier):
             return
         unfreeze_epoch = self.unfreeze_epoch
         frozen = unfreeze_epoch is None or self.current_epoch < unfreeze_epoch
-        for name, child in self.network.named_children():
-            if not f"{name}.".startswith(self.new_layers):
-                child.requires_grad_(not frozen)
-                child.train(not frozen)
+        set_frozen(self.network, frozen, except_for=self.new_layers)

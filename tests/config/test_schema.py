@@ -108,7 +108,7 @@ BAD = [
     ("model.network.widths=[1000000000,1000000000]", "that fits into memory, but: Storage si"),
     ("trainer.max_steps=2 trainer.min_steps=1", "Expected no `trainer.min_steps` with tra"),
     ("trainer.max_time=3600", "to be a time as DD:HH:MM:SS or a group of settings, but got 3600."),
-    ("model=report_cnn data.image_size=7", "Expected images that the network can reduce, bu"),
+    ("model=report_cnn data.image_size=7", "Expected a network for images of 7 x 7 pixels, b"),
     ("optimizer.lr=1e39", "`optimizer.lr` to be 0 or of a size from 1e-30 to 1e30, but got"),
     ("model.class_weights={Shirt:2,shirt:3}", "a weight for each of some classes"),
     ("model.network.activation=ReLU", "but got 'ReLU'; did you mean `relu`?"),
@@ -142,7 +142,12 @@ BAD = [
     ("trainer.limit_predict_batches=3", "is set by fashion-lit itself; use fashion-lit evaluate"),
     ("seed=" + "9" * 5000, "Expected an override of the form key=value, but got `seed=999"),
     ("optimizer.name=[1]", "to be one of adam, adamw, sgd, but got [1]"),
-    ("model=resnet18 model.backbone=vgg", "Expected `model.backbone` to be one of 'resnet18', "),
+    ("model=resnet18 model.backbone=vgg12", "network of torchvision, such as vgg1"),
+    ("model=resnet18 model.backbone=googlenet", "`model.backbone` to be a classification network"),
+    ("model=resnet18 model.backbone=vgg11 data.image_size=28", "images of 28 x 28 pixels, but: "),
+    ("model=resnet18 model.backbone=vit_b_16 data.image_size=64", "Expected 224 but got 64"),
+    ("model=vgg data.image_size=7", "Expected a network for images of 7 x 7 pixels, but: "),
+    ("model=resnet18 model.grey_stem=sum model.reinit_stem=true", "model.reinit_stem is true, whi"),
 ]  # fmt: skip
 
 
