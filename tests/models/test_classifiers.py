@@ -190,15 +190,26 @@ def test_transfer_replaces_the_head_and_keeps_pretrained_layers(tmp_path: Path) 
     assert torch.equal(stem, donor.state_dict()["conv1.weight"])
 
 
-def test_pretrained_weights_are_loaded_when_a_fit_starts(tmp_path: Path) -> None:
-    donor = torchvision.models.resnet18(weights=None)
+@pytest.mark.parametrize(
+    ("backbone", "head", "stem"),
+    [("resnet18", "fc.", "conv1."), ("mobilenet_v3_small", "classifier.3.", "features.0.0.")],
+)
+def test_pretrained_weights_are_loaded_when_a_fit_starts(
+    backbone: str, head: str, stem: str, tmp_path: Path
+) -> None:
+    donor = torchvision.models.get_model(backbone)
     file = tmp_path / "weights.pth"
     torch.save(donor.state_dict(), file)
-    classifier = TransferClassifier(weights=str(file), freeze_backbone=True)
-    fit(classifier)
-    after = classifier.network.state_dict()
-    frozen = {key for key in after if not key.startswith("fc.")}
-    assert all(torch.equal(after[key], donor.state_dict()[key]) for key in frozen)
+    for grey_stem in ("repeat", "sum"):
+        classifier = TransferClassifier(
+            backbone=backbone, weights=str(file), freeze_backbone=True, grey_stem=grey_stem
+        )
+        fit(classifier)
+        after, before = classifier.network.state_dict(), donor.state_dict()
+        if grey_stem == "sum":
+            before[f"{stem}weight"] = before[f"{stem}weight"].sum(1, keepdim=True)
+        frozen = {key for key in after if not key.startswith(head)}
+        assert all(torch.equal(after[key], before[key]) for key in frozen)
 
 
 def test_frozen_backbone_trains_from_the_unfreeze_epoch_on(tmp_path: Path) -> None:

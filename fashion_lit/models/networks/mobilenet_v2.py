@@ -4,7 +4,7 @@ It is torchvision's network with strides of 1 in the stem and in the second stag
 28 pixels end in 4 x 4 features, not in one pixel.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torchvision
 from pydantic import Field
@@ -50,7 +50,6 @@ class MobileNetV2(torchvision.models.MobileNetV2):
             inverted_residual_setting=STAGES,
             dropout=dropout,
         )
-        stem = self.features[0]
-        assert isinstance(stem, nn.Sequential)
-        stem[0] = conv3x3(in_channels, stem[0].out_channels)  # type: ignore[arg-type]
-        nn.init.kaiming_normal_(stem[0].weight, mode="fan_out")  # type: ignore[arg-type]
+        stem: Any = self.features[0]
+        stem[0] = conv3x3(in_channels, stem[0].out_channels)
+        nn.init.kaiming_normal_(stem[0].weight, mode="fan_out")
