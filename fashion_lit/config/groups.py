@@ -77,7 +77,7 @@ def with_config_dirs(overrides: Sequence[str], given: Sequence[str]) -> list[str
 def _in_hydras_grammar(text: str) -> str:
     """Return an override that Hydra can parse: a quoted place, a class's name as its tag."""
     key, equals, value = text.partition("=")
-    if key.lstrip("+").startswith("model.class_weights."):
+    if key.lstrip("+").startswith(("model.class_weights.", "data.class_sampling.")):
         return f"{re.sub('[/ ]', '_', key)}{equals}{value}"
     if key.lstrip("+") not in PLACES or not value or value[0] in "\"'":
         return text

@@ -36,6 +36,7 @@ LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
 # a setting counts as absent, so that their runs and sweeps resume.
 ADDED_SETTINGS = {
     "data.train_size": None,
+    "data.class_sampling": None,
     "init_from": None,
     "model.grey_stem": "repeat",
     "model.network.attention": None,

@@ -16,8 +16,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from fashion_lit.data.augment import Augment
+from fashion_lit.data.classes import ClassWeights, epoch_order
 from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
-from fashion_lit.data.randomness import generator
+from fashion_lit.data.randomness import EpochCounter, generator
 from fashion_lit.data.split import check_sizes, stratified_split
 from fashion_lit.data.types import Batch, ImageSource, LabelledImages
 from fashion_lit.errors import UserError
@@ -43,26 +44,14 @@ def to_input(images: Tensor, *, image_size: int, normalize: bool) -> Tensor:
     return x
 
 
-class EpochCounter:
-    """The epoch that a loader draws next; Lightning calls `set_epoch` on a loader's `sampler`."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch to draw next."""
-        self.epoch = epoch
-
-
 class TrainBatches:
     """Iterate over the augmented training batches of an epoch.
 
     Order and augmentation depend on (seed, epoch) only. An interrupted epoch resumes at the data
     module's `position`; `len` is that of the whole epoch, as Lightning expects.
 
-    Under DDP each rank draws a disjoint share of equal size, without padding, so an epoch omits at
-    most num_ranks - 1 images. It also omits a last batch of one image, which batch normalisation
-    rejects.
+    Under DDP each rank draws a disjoint share of equal size, so an epoch omits at most
+    num_ranks - 1 images, and a last batch of one image, which batch normalisation rejects.
     """
 
     def __init__(
@@ -95,9 +84,8 @@ class TrainBatches:
     def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at index `first`."""
         data = self.datamodule
-        order = torch.randperm(
-            len(data.train_indices), generator=generator(data.seed, ORDER_STREAM, epoch)
-        )
+        chances = generator(data.seed, ORDER_STREAM, epoch)
+        order = epoch_order(data.train_labels, data.class_sampling, chances)
         share = data.train_indices[order[self.rank :: self.num_ranks][: self.num_images]]
         share = share.to(data.tensor_device)  # once per epoch, so that no step waits for a copy
         for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
@@ -146,6 +134,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         val_size: number of validation images, taken from the training images.
         train_size: number of images to train on, of those that `val_size` leaves; None: all.
         split_seed: seed of the train/validation split, and of the choice of `train_size` images.
+        class_sampling: how often a class is drawn compared with the others, for each class; see
+            `epoch_order`. An epoch has as many images as without. None: every image once.
         validate_on_test: use report A's protocol: train on all training images and validate on the
             test set. The validation metrics are then optimistic.
         normalize: shift and scale the pixels to mean 0 and standard deviation 1.
@@ -159,6 +149,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
     train: LabelledImages
     test: LabelledImages
     train_indices: Tensor
+    train_labels: Tensor
     val_indices: Tensor
 
     def __init__(
@@ -170,6 +161,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         val_size: PositiveInt = 12000,
         train_size: PositiveInt | None = None,
         split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+        class_sampling: ClassWeights = None,
         validate_on_test: bool = False,
         normalize: bool = True,
         image_size: Annotated[int, Field(gt=0, le=4096)] = 28,
@@ -186,6 +178,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.val_size = val_size
         self.train_size = train_size
         self.split_seed = split_seed
+        self.class_sampling = class_sampling
         self.validate_on_test = validate_on_test
         self.normalize = normalize
         self.image_size = image_size
@@ -231,6 +224,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 labels = self.train.labels[self.train_indices]
                 _, chosen = stratified_split(labels, self.train_size, self.split_seed)
                 self.train_indices = self.train_indices[chosen]
+            self.train_labels = self.train.labels[self.train_indices]  # stays on the CPU
         self.move_to(self._choose_device())
 
     def move_to(self, device: torch.device) -> None:

@@ -22,6 +22,17 @@ def generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator
     return torch.Generator(device).manual_seed(derive_seed(*keys))
 
 
+class EpochCounter:
+    """The epoch that a loader draws next; Lightning calls `set_epoch` on a loader's `sampler`."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch to draw next."""
+        self.epoch = epoch
+
+
 def seed_default_generators(*keys: int) -> None:
     """Seed the default generators, which dropout uses, of the CPU, MPS and all CUDA devices.
 

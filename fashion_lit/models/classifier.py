@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from pydantic import BeforeValidator, Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS, NUM_CLASSES
+from fashion_lit.data.classes import ClassWeights
+from fashion_lit.data.fashion_mnist import CLASS_TAGS, NUM_CLASSES
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.metrics import ClassificationMetrics, class_scores
@@ -25,38 +26,10 @@ from fashion_lit.models.averaging import WeightAveraging
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
-TenWeights = Annotated[list[PositiveFloat], Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)]
 Decay = Annotated[float, Field(gt=0, lt=1)] | None
 MIXED_PRECISIONS = ("16-mixed", "bf16-mixed")
 PLAIN_OPTIMIZER = {"name": "adamw", "lr": 1e-3}
 PLAIN_SCHEDULER = {"name": "constant"}
-
-
-def weights_in_order(weights: Any) -> Any:
-    """Convert {class name: weight} to ten weights in the order of CLASS_NAMES, 1 for the others.
-
-    Case and characters other than letters do not matter in names. Other values stay the same.
-    Raises ValueError for an unknown name.
-    """
-    if not isinstance(weights, Mapping):
-        return weights
-    places = {_letters(name): place for place, name in enumerate(CLASS_NAMES)}
-    in_order: list[Any] = [1.0] * NUM_CLASSES
-    if not weights:
-        raise ValueError("a weight for each of some classes, or null")
-    for name, weight in weights.items():
-        place = places.pop(_letters(str(name)), None)  # each class once
-        if place is None:
-            raise ValueError(f"a weight for each of some classes ({', '.join(CLASS_TAGS)})")
-        in_order[place] = weight
-    return in_order
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalpha, name)).lower()
-
-
-ClassWeights = Annotated[TenWeights | None, BeforeValidator(weights_in_order)]
 
 
 class ImageClassifier(L.LightningModule):

@@ -3,6 +3,7 @@
 `resolve_run_config` is called before anything is built, then `open_run` under the run's lock.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,11 +29,11 @@ from fashion_lit.config.settings import (
     may_change,
     network_name,
 )
+from fashion_lit.data.classes import weights_in_order
 from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.build import build_classifier
-from fashion_lit.models.classifier import weights_in_order
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import (
     check_initial_weights,
@@ -50,6 +51,11 @@ from fashion_lit.runs.lost_files import (
 # The environment variables by which the first process of a DDP run passes its directory and its
 # checkpoint to the processes that Lightning starts.
 RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "FASHION_LIT_RUN_DIR", "FASHION_LIT_CHECKPOINT"
+
+SETTINGS_BY_CLASS = (
+    ("model", "class_weights", weights_in_order),
+    ("data", "class_sampling", weights_in_order),
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     `init_from` those recorded in the checkpoint. Raises UserError if an override would change the
     result.
     """
-    composed = with_weights_in_order(with_absolute_paths(composed))
+    composed = with_classes_in_order(with_absolute_paths(composed))
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
     if not run.is_config_intact:
@@ -141,16 +147,14 @@ def with_absolute_paths(config: Config) -> Config:
     return config | {"data": data, "model": model} | places
 
 
-def with_weights_in_order(config: Config) -> Config:
-    """Return a configuration whose class weights are a list, as in a record; see `check`."""
-    model = config.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("class_weights"), dict):
-        return config
-    try:
-        weights = weights_in_order(model["class_weights"])
-    except ValueError:
-        return config  # which `check` refuses
-    return config | {"model": model | {"class_weights": weights}}
+def with_classes_in_order(config: Config) -> Config:
+    """Return a configuration whose settings by class are lists, as in a record; see `check`."""
+    for group, key, convert in SETTINGS_BY_CLASS:
+        settings = config.get(group)
+        if isinstance(settings, dict) and key in settings:
+            with contextlib.suppress(ValueError):  # of values that `check` refuses
+                config = config | {group: settings | {key: convert(settings[key])}}
+    return config
 
 
 def with_recorded_weights(wanted: Config, recorded: Config) -> Config:

@@ -65,6 +65,8 @@ BAD = [
     ("seed=4294967296", "Expected `seed` to be less than 4,294,967,296, but got 4294967296."),
     ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
     ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),
+    ("data.class_sampling.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
+    ("data.class_sampling.Shirt=0", "Expected `data.class_sampling` to be greater than 0"),
     ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
     ("model.label_smoothing=1", "Expected `model.label_smoothing` to be less than 1, but got 1."),
     ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of at least 10"),
@@ -227,6 +229,9 @@ def test_good_settings_pass(override: str) -> None:
     ],
 )
 def test_class_weights_have_names(typed: str, expected: list[float] | None) -> None:
-    overrides = prepare_overrides(with_config_dirs([typed], []))
-    (config,) = compose_jobs(overrides, multirun=False)
-    assert check(config)["model"]["class_weights"] == expected
+    for key in ("model.class_weights", "data.class_sampling"):
+        text = typed.replace("model.class_weights", key)
+        overrides = prepare_overrides(with_config_dirs([text], []))
+        (config,) = compose_jobs(overrides, multirun=False)
+        group, setting = key.split(".")
+        assert check(config)[group][setting] == expected

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_lit.benchmarking.timing import kernels_restored
 from fashion_lit.data.augment import Augment
+from fashion_lit.data.classes import class_quotas
 from fashion_lit.data.datamodule import (
     EvalBatches,
     FashionMNISTDataModule,
@@ -240,3 +241,16 @@ def test_fewer_training_images_are_stratified_and_leave_the_validation_images_al
     assert len(build(train_size=50, validate_on_test=True).train_indices) == 50
     with pytest.raises(UserError, match="at most the 200 images that are left to train on"):
         build(train_size=201)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_an_epoch_with_class_sampling_keeps_its_length(num_ranks: int) -> None:
+    weights = [1.0] * 6 + [3.0] + [1.0] * 3
+    data = build(class_sampling=weights)
+    shares = [TrainBatches(data, rank, num_ranks) for rank in range(num_ranks)]
+    labels = torch.cat([epoch_labels(share) for share in shares])
+    assert len(labels) == 200 // num_ranks * num_ranks
+    if num_ranks == 1:
+        assert labels.bincount().tolist() == class_quotas(data.train_labels, weights)
+        assert int((labels == 6).sum()) == 50  # 200 x 3 / 12
+    assert all(len(share) == len(TrainBatches(build(), 0, num_ranks)) for share in shares)

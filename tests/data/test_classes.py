@@ -1,0 +1,55 @@
+"""Names of classes, and epochs that draw a class more often."""
+
+import pytest
+import torch
+
+from fashion_lit.data.classes import class_quotas, epoch_order, names_in_order, weights_in_order
+from fashion_lit.data.randomness import generator
+
+LABELS = torch.arange(1000) % 10
+SHIRT = weights_in_order({"Shirt": 1.5})
+
+
+def test_names_are_those_of_the_data_set_in_its_order() -> None:
+    assert names_in_order(["ankle_boot", "Shirt", "T-shirt/top", "shirt"]) == [
+        "T-shirt/top",
+        "Shirt",
+        "Ankle boot",
+    ]
+    assert names_in_order(None) is None
+    for wrong in ([], ["Shrt"], "Shirt", 3, [3], [None]):
+        with pytest.raises(ValueError, match=r"null or a list of classes \(T-shirt/top, "):
+            names_in_order(wrong)
+
+
+def test_an_epoch_keeps_its_length_and_draws_a_class_more_often() -> None:
+    quotas = class_quotas(LABELS, SHIRT)
+    assert sum(quotas) == 1000
+    assert quotas[6] == 143  # 1000 x 1.5 / 10.5
+    assert {*quotas[:6], *quotas[7:]} <= {95, 96}
+    order = epoch_order(LABELS, SHIRT, generator(0))
+    assert LABELS[order].bincount().tolist() == quotas
+    draws = order.bincount(minlength=1000)
+    assert set(draws[LABELS == 6].tolist()) == {1, 2}  # every Shirt at least once
+    assert set(draws[LABELS != 6].tolist()) == {0, 1}
+    assert (LABELS[order[:500]] == 6).sum() < 100  # the order is random
+
+
+def test_an_epochs_order_depends_on_its_generator_alone() -> None:
+    first, again, other = (epoch_order(LABELS, SHIRT, generator(key)) for key in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first.sort().values, other.sort().values)  # other Shirts are repeated
+
+
+@pytest.mark.parametrize("weights", [None, [2.0] * 10])
+def test_equal_weights_draw_every_image_once(weights: list[float] | None) -> None:
+    order = epoch_order(LABELS, weights, generator(0))
+    assert torch.equal(order.sort().values, torch.arange(1000))
+
+
+def test_extreme_weights_and_missing_classes_keep_the_length() -> None:
+    few = torch.tensor([0, 0, 0, 6, 7])
+    for weights in (weights_in_order({"Shirt": 1e6}), weights_in_order({"Coat": 1e6}), SHIRT):
+        order = epoch_order(few, weights, generator(0))
+        assert len(order) == 5
+        assert few[order].bincount(minlength=10).tolist() == class_quotas(few, weights)
