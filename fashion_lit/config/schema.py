@@ -29,6 +29,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.data.split import check_sizes
 from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.types import pair_of
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import CLASSIFIERS, check_network
 from fashion_lit.models.cnn import CNNClassifier
@@ -218,6 +219,24 @@ def check_plateau(trainer: Mapping[str, Any]) -> None:
         )
 
 
+def check_mixing(augment: Mapping[str, Any], num_epochs: int) -> None:
+    """Raise UserError unless an image is mixed in at most one way, and at some time no longer."""
+    mixed = [augment[key] for key in ("mixup", "cutmix") if augment.get(key)]
+    probabilities = [pair_of(strength)[1] for strength in mixed]
+    if sum(probabilities) > 1:
+        raise UserError(
+            "Expected the probabilities of `augment.mixup` and `augment.cutmix` to add up to at "
+            f"most 1, because an image is mixed in one way, but got {sum(probabilities):g}; give "
+            "each one, as in augment.mixup=[0.2,0.5] augment.cutmix=[1,0.5]."
+        )
+    until = augment.get("until_epoch")
+    if until is not None and until >= num_epochs:
+        raise UserError(
+            f"Expected `augment.until_epoch` to be less than trainer.max_epochs={num_epochs}, so "
+            f"that the last epochs are not mixed, but got {until}."
+        )
+
+
 def check_combinations(config: Config) -> None:
     """Raise UserError for settings that are valid individually but not in combination."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
@@ -227,6 +246,7 @@ def check_combinations(config: Config) -> None:
     num_train = check_sizes(num_train, val_size, data.get("train_size"))
     if config["scheduler"]["name"] == "plateau":
         check_plateau(trainer)
+    check_mixing(config["augment"], num_epochs)
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "

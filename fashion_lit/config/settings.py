@@ -41,6 +41,20 @@ ADDED_SETTINGS = {
     "model.grey_stem": "repeat",
     "model.network.attention": None,
     "model.network.drop_path": 0.0,
+    "augment.rotate": 0.0,
+    "augment.scale": 0.0,
+    "augment.shear": 0.0,
+    "augment.brightness": 0.0,
+    "augment.contrast": 0.0,
+    "augment.trivial_augment": 0.0,
+    "augment.random_erase": 0.0,
+    "augment.random_erase_area": [0.02, 0.4],
+    "augment.random_erase_aspect": 0.3,
+    "augment.random_erase_fill": "random",
+    "augment.mixup": 0.0,
+    "augment.cutmix": 0.0,
+    "augment.until_epoch": None,
+    "augment.classes": None,
 }
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 

@@ -1,88 +1,220 @@
 """Batched augmentation on the batch's device, with independent random values for every image.
 
-    augment = Augment(flip=0.5, shift=2)
-    augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
+    augment = Augment(flip=0.5, shift=2, cutmix=1.0)
+    images = augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
+    images, labels = augment.mix(images, labels, generator, epoch=0)  # labels (B, 10) float32
 
-The functions are deterministic; `Augment` draws their random arguments.
+`Augment` draws the random arguments of deterministic functions in `geometry`, `tones`,
+`trivial_augment` and `mixing`.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-NumPixels = Annotated[int, Field(ge=0, lt=28)]
+from fashion_lit.data import mixing
+from fashion_lit.data.classes import ClassNames, place_of
+from fashion_lit.data.geometry import (
+    affine_maps,
+    erase_square,
+    flip_horizontally,
+    inside_boxes,
+    resample,
+    shift_pixels,
+)
+from fashion_lit.data.randomness import Draws
+from fashion_lit.data.tones import brightness, contrast, look_up
+from fashion_lit.data.trivial_augment import NUM_STRENGTHS, OPERATIONS, apply_operations
+from fashion_lit.data.types import (
+    NumPixels,
+    Probability,
+    ShareRange,
+    Strength,
+    pair_of,
+    up_to,
+)
 
-
-def flip_horizontally(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror left to right those images (B, H, W) whose entry in `flipped` (B,) bool is true."""
-    return torch.where(flipped[:, None, None], images.flip(-1), images)
-
-
-def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Tensor:
-    """Shift each image (B, H, W) by `down` and `right` pixels, (B,) each, in -limit..limit.
-
-    Pixels that enter from outside the image are black, the data set's background.
-    """
-    num_images, height, width = images.shape
-    padded = F.pad(images, (limit, limit, limit, limit))  # (B, H + 2 limit, W + 2 limit)
-    rows = (limit - down)[:, None] + torch.arange(height, device=images.device)  # (B, H)
-    columns = (limit - right)[:, None] + torch.arange(width, device=images.device)  # (B, W)
-    batch = torch.arange(num_images, device=images.device)
-    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def erase_square(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Set a square of `size` x `size` pixels to black in each image (B, H, W).
-
-    The upper left corner is at (`top`, `left`), (B,) each, and may be outside the image, so that
-    edges are erased as often as the middle: Cutout, DeVries and Taylor 2017,
-    https://arxiv.org/abs/1708.04552
-    """
-    rows = torch.arange(images.shape[1], device=images.device) - top[:, None]  # (B, H)
-    columns = torch.arange(images.shape[2], device=images.device) - left[:, None]  # (B, W)
-    row_inside = (rows >= 0) & (rows < size)
-    column_inside = (columns >= 0) & (columns < size)
-    return images.masked_fill(row_inside[:, :, None] & column_inside[:, None, :], 0)
+NUM_TRIES = 10  # to draw a box that fits into the image, as in torchvision's RandomErasing
+ZERO_TO_ONE = up_to(1)
+ALPHA = up_to(mixing.MAX_ALPHA)
 
 
 class Augment:
-    """Apply a random horizontal flip, shift and erasure, in this order.
+    """Augment the images of a batch in the order of the arguments, then mix them with each other.
+
+    A strength is a number, applied to every image, or [number, probability]. Values are uniform
+    within it. A random crop of an image with n black pixels around it is `shift=n`.
 
     Args:
         flip: probability of a left-right flip.
         shift: maximum shift in pixels, vertically and horizontally; 0 disables shifting.
+        rotate: greatest rotation in degrees, clockwise and back.
+        scale: greatest change of size as a share: 0.1 gives factors of 0.9 to 1.1. Rotation, change
+            of size and shear are one bilinear resampling.
+        shear: greatest horizontal shear in degrees, to both sides.
+        brightness: greatest change of brightness as a share: 0.2 gives factors of 0.8 to 1.2.
+        contrast: the same of the distances from an image's mean.
+        trivial_augment: share of the paper's strengths in a random operation of TrivialAugment; 1
+            gives the paper's.
         erase: side of the erased square in pixels; 0 disables erasing.
+        random_erase: probability of an erased box of random size, Zhong et al. 2017,
+            https://arxiv.org/abs/1708.04896
+        random_erase_area: smallest and greatest share of the image's pixels in this box.
+        random_erase_aspect: smallest ratio of its sides; the greatest is the inverse.
+        random_erase_fill: what replaces its pixels, a random grey for each or black.
+        mixup: alpha of mixup, whose shares are Beta(alpha, alpha).
+        cutmix: alpha of CutMix, whose boxes have shares of Beta(alpha, alpha) before the image's
+            border cuts them. An image is mixed in at most one way, so that the probabilities of
+            mixup and CutMix add up to at most 1.
+        until_epoch: number of epochs with mixup and CutMix; None: all.
+        classes: the only classes, by name, whose images get the kinds from `flip` to
+            `trivial_augment`; None: all. Erasing and mixing are for all classes.
     """
 
     def __init__(
-        self, *, flip: Probability = 0.0, shift: NumPixels = 0, erase: NumPixels = 0
+        self,
+        *,
+        flip: Probability = 0.0,
+        shift: NumPixels = 0,
+        rotate: Annotated[Strength, up_to(180)] = 0.0,
+        scale: Annotated[Strength, up_to(0.9)] = 0.0,
+        shear: Annotated[Strength, up_to(80)] = 0.0,
+        brightness: Annotated[Strength, ZERO_TO_ONE] = 0.0,
+        contrast: Annotated[Strength, ZERO_TO_ONE] = 0.0,
+        trivial_augment: Annotated[Strength, ZERO_TO_ONE] = 0.0,
+        erase: NumPixels = 0,
+        random_erase: Probability = 0.0,
+        random_erase_area: ShareRange = (0.02, 0.4),
+        random_erase_aspect: Annotated[float, Field(ge=0.01, le=1)] = 0.3,
+        random_erase_fill: Literal["random", "black"] = "random",
+        mixup: Annotated[Strength, ALPHA] = 0.0,
+        cutmix: Annotated[Strength, ALPHA] = 0.0,
+        until_epoch: PositiveInt | None = None,
+        classes: ClassNames = None,
     ) -> None:
         self.flip = flip
         self.shift = shift
+        self.rotate = rotate
+        self.scale = scale
+        self.shear = shear
+        self.brightness = brightness
+        self.contrast = contrast
+        self.trivial_augment = trivial_augment
         self.erase = erase
+        self.random_erase = random_erase
+        self.random_erase_area = random_erase_area
+        self.random_erase_aspect = random_erase_aspect
+        self.random_erase_fill = random_erase_fill
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.until_epoch = until_epoch
+        self.classes = classes
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return augmented images (B, H, W); `generator` must be on their device.
+    def __call__(
+        self, images: Tensor, generator: Generator, labels: Tensor | None = None
+    ) -> Tensor:
+        """Return augmented images (B, H, W) uint8, before they are mixed.
 
         The input is never modified; it is returned as is if every augmentation is disabled.
+
+        Args:
+            images: (B, H, W) uint8.
+            generator: a generator on their device.
+            labels: their classes (B,) int64; not needed if `classes` is None.
         """
-        num_images, height, width = images.shape
+        draws = Draws(len(images), generator)
+        aimed = None if self.classes is None else self._aimed_at(labels)
+        images = self._move(images, draws, aimed)
+        images = self._change_tones(images, draws, aimed)
+        return self._erase(images, draws)
 
-        def draw(low: int, high: int) -> Tensor:  # (B,) int64 in low..high
-            size = (num_images,)
-            return torch.randint(low, high + 1, size, generator=generator, device=generator.device)
+    def mix(
+        self, images: Tensor, labels: Tensor, generator: Generator, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed images (B, H, W) uint8 and their classes' shares, (B, 10) float32.
 
+        If nothing is mixed in this epoch, images and labels (B,) int64 are returned as they are.
+        """
+        if not self.is_mixing(epoch):
+            return images, labels
+        draws = Draws(len(images), generator)
+        return mixing.mix(images, labels, draws, self.mixup, self.cutmix)
+
+    def is_mixing(self, epoch: int) -> bool:
+        """Return whether the images of an epoch, counted from 0, are mixed."""
+        is_over = self.until_epoch is not None and epoch >= self.until_epoch
+        return bool(self.mixup or self.cutmix) and not is_over
+
+    def _aimed_at(self, labels: Tensor | None) -> Tensor:
+        assert labels is not None, "classes need labels"
+        assert self.classes is not None
+        places = [place_of(name) for name in self.classes]
+        return torch.stack([labels == place for place in places]).any(0)
+
+    def _move(self, images: Tensor, draws: Draws, aimed: Tensor | None) -> Tensor:
         if self.flip:
-            chances = torch.rand(num_images, generator=generator, device=generator.device)
-            images = flip_horizontally(images, chances < self.flip)
+            flipped = draws.uniform() < self.flip
+            images = flip_horizontally(images, flipped if aimed is None else flipped & aimed)
         if self.shift:
-            down, right = draw(-self.shift, self.shift), draw(-self.shift, self.shift)
+            down = draws.integers(-self.shift, self.shift)
+            right = draws.integers(-self.shift, self.shift)
+            if aimed is not None:
+                down, right = down * aimed, right * aimed
             images = shift_pixels(images, down, right, self.shift)
-        if self.erase:
-            top, left = draw(1 - self.erase, height - 1), draw(1 - self.erase, width - 1)
-            images = erase_square(images, top, left, self.erase)
+        if self.rotate or self.scale or self.shear:
+            angle = draws.around(0, self.rotate, aimed)
+            factor = draws.around(1, self.scale, aimed)
+            shear = draws.around(0, self.shear, aimed)
+            images = resample(images, affine_maps(angle, factor, shear, torch.zeros_like(shear)))
         return images
+
+    def _change_tones(self, images: Tensor, draws: Draws, aimed: Tensor | None) -> Tensor:
+        if self.brightness:
+            images = look_up(images, brightness(draws.around(1, self.brightness, aimed)))
+        if self.contrast:
+            images = look_up(images, contrast(images, draws.around(1, self.contrast, aimed)))
+        if self.trivial_augment:
+            greatest, probability = pair_of(self.trivial_augment)
+            operation = draws.integers(0, len(OPERATIONS) - 1)
+            magnitude = draws.integers(0, NUM_STRENGTHS - 1) * (greatest / (NUM_STRENGTHS - 1))
+            magnitude = magnitude * (2 * draws.integers(0, 1) - 1)
+            if probability < 1:
+                operation = operation * (draws.uniform() < probability)
+            operation = operation if aimed is None else operation * aimed
+            images = apply_operations(images, operation, magnitude)
+        return images
+
+    def _erase(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[1:]
+        if self.erase:
+            top = draws.integers(1 - self.erase, height - 1)
+            left = draws.integers(1 - self.erase, width - 1)
+            images = erase_square(images, top, left, self.erase)
+        if self.random_erase:
+            boxes = self._draw_boxes(height, width, draws)
+            fill = torch.zeros_like(images)
+            if self.random_erase_fill == "random":
+                fill = (256 * draws.uniform(height, width)).to(torch.uint8)
+            images = torch.where(inside_boxes(images, *boxes), fill, images)
+        return images
+
+    def _draw_boxes(self, height: int, width: int, draws: Draws) -> list[Tensor]:
+        """Return top, left, height and width (B,) int64 of the boxes of random erasing.
+
+        Of several random boxes for each image, the first that fits is taken.
+        """
+        smallest, greatest = self.random_erase_area
+        tries = draws.uniform(2, NUM_TRIES)
+        areas = height * width * (smallest + (greatest - smallest) * tries[:, 0])
+        ratios = self.random_erase_aspect ** (2 * tries[:, 1] - 1)  # uniform in the logarithm
+        heights = (areas * ratios).sqrt().round().long()  # (B, NUM_TRIES)
+        widths = (areas / ratios).sqrt().round().long()
+        fits = (heights <= height) & (widths <= width)
+        first = fits.byte().argmax(1, keepdim=True)  # 0 if none fits
+        is_erased = fits.gather(1, first)[:, 0] & (draws.uniform() < self.random_erase)
+        sides = [tried.gather(1, first)[:, 0] * is_erased for tried in (heights, widths)]
+        top = (draws.uniform() * (height + 1 - sides[0])).long()
+        left = (draws.uniform() * (width + 1 - sides[1])).long()
+        return [top, left, *sides]

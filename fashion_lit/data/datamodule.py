@@ -81,8 +81,8 @@ class TrainBatches:
         first = batches_done if current_epoch == epoch else 0
         yield from self.draw(0 if self.same_every_epoch else epoch, first)
 
-    def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, starting at index `first`."""
+    def draw(self, epoch: int, first: int = 0, *, mixed_as: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch from index `first`, mixed if epoch `mixed_as` is."""
         data = self.datamodule
         chances = generator(data.seed, ORDER_STREAM, epoch)
         order = epoch_order(data.train_labels, data.class_sampling, chances)
@@ -90,10 +90,13 @@ class TrainBatches:
         share = share.to(data.tensor_device)  # once per epoch, so that no step waits for a copy
         for step, indices in enumerate(share.split(data.batch_size)[first:], start=first):
             keys = (data.seed, AUGMENT_STREAM, epoch, step, self.rank)
-            images = data.train.images[indices]
+            images, labels = data.train.images[indices], data.train.labels[indices]
             if data.augment:
-                images = data.augment(images, generator(*keys, device=images.device))
-            yield data.to_input(images), data.train.labels[indices]
+                draws = generator(*keys, device=images.device)
+                images = data.augment(images, draws, labels)
+                as_in = epoch if mixed_as is None else mixed_as
+                images, labels = data.augment.mix(images, labels, draws, as_in)
+            yield data.to_input(images), labels
 
 
 class EvalBatches:
@@ -125,7 +128,7 @@ class EvalBatches:
 
 
 class FashionMNISTDataModule(L.LightningDataModule):
-    """Provide train, validation and test batches: images (B, 1, H, W) float32, labels (B,) int64.
+    """Provide train, validation and test batches; see `Batch`.
 
     Args:
         source: image source, FashionMNIST or SyntheticGarments.

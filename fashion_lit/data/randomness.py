@@ -1,4 +1,4 @@
-"""Seeds and generators derived from keys such as (seed, epoch, step).
+"""Seeds, generators and draws derived from keys such as (seed, epoch, step).
 
 Random values depend on these keys only, not on the number of earlier draws. A stopped run therefore
 needs no stored generator state: epoch 3, step 17 draws the same numbers in a resumed process as in
@@ -7,6 +7,9 @@ an uninterrupted one.
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from fashion_lit.data.types import Strength, pair_of
 
 
 def derive_seed(*keys: int) -> int:
@@ -31,6 +34,35 @@ class EpochCounter:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch to draw next."""
         self.epoch = epoch
+
+
+class Draws:
+    """Random values for each image of a batch, on the generator's device."""
+
+    def __init__(self, num_images: int, generator: torch.Generator) -> None:
+        self.num_images = num_images
+        self.generator = generator
+
+    def integers(self, low: int, high: int) -> Tensor:
+        """Return whole numbers (B,) int64 in low..high."""
+        size, device = (self.num_images,), self.generator.device
+        return torch.randint(low, high + 1, size, generator=self.generator, device=device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers (B, *shape) float32 in [0, 1)."""
+        size, device = (self.num_images, *shape), self.generator.device
+        return torch.rand(size, generator=self.generator, device=device)
+
+    def around(self, centre: float, strength: Strength, aimed: Tensor | None) -> Tensor:
+        """Return numbers (B,), uniform within a strength of `centre`.
+
+        Images that the strength's probability, or `aimed` (B,) bool, leaves out get `centre`.
+        """
+        greatest, probability = pair_of(strength)
+        values = centre + greatest * (2 * self.uniform() - 1)
+        if probability < 1:
+            values = torch.where(self.uniform() < probability, values, centre)
+        return values if aimed is None else torch.where(aimed, values, centre)
 
 
 def seed_default_generators(*keys: int) -> None:

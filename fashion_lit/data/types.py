@@ -1,10 +1,17 @@
-"""Types of the data: batches, labelled images and the protocol of image sources."""
+"""Types of the data: batches, labelled images, the protocol of image sources, and settings."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
 
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float32, labels (B,) int64
+# Images (B, C, H, W) float32, and labels (B,) int64 or, if mixed, shares of classes (B, 10) float32
+Batch = tuple[Tensor, Tensor]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+NumPixels = Annotated[int, Field(ge=0, lt=28)]
+Strength = float | list[float]  # for every image; or [strength, probability]
 
 
 class LabelledImages(NamedTuple):
@@ -28,3 +35,45 @@ class ImageSource(Protocol):
     def load(self) -> tuple[LabelledImages, LabelledImages]:
         """Return the training images, before the split, and the test images."""
         ...
+
+
+def up_to(limit: float) -> BeforeValidator:
+    """Return a validator of a strength: 0 to `limit`, or [strength, probability], both above 0."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, list):
+            is_valid = is_number(value) and 0 <= value <= limit
+        else:
+            is_valid = len(value) == 2 and all(map(is_number, value))
+            is_valid = is_valid and 0 < value[0] <= limit and 0 < value[1] <= 1
+        if not is_valid:
+            raise ValueError(
+                f"a number from 0 to {limit:g}, or one above 0 with a probability above 0, as in "
+                f"[{limit / 2:g},0.5]"
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+def check_range(value: Any) -> Any:
+    """Return two ascending shares; raise ValueError for other values."""
+    pair = list(value) if isinstance(value, list | tuple) else []
+    if not (len(pair) == 2 and all(map(is_number, pair)) and 0 < pair[0] <= pair[1] <= 1):
+        raise ValueError(
+            "two ascending shares of the image, above 0 and at most 1, as in [0.1,0.3]"
+        )
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is an int or a float; true and false are none."""
+    return type(value) in (int, float)
+
+
+ShareRange = Annotated[Sequence[float], BeforeValidator(check_range)]
+
+
+def pair_of(strength: Strength) -> tuple[float, float]:
+    """Return a strength and its probability, which is 1 unless it is given."""
+    return (strength[0], strength[1]) if isinstance(strength, list) else (strength, 1.0)

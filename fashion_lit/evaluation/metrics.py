@@ -89,7 +89,13 @@ class ClassificationMetrics(Metric):
         self.set_dtype(torch.float32)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (B, C), labels (B,) int64 and the batch's mean loss ()."""
+        """Add a batch: logits (B, C), labels (B,) int64 and the batch's mean loss ().
+
+        Labels of mixed images, shares of classes (B, C), count as the class of the largest share,
+        also for the weight of the batch's loss in the epoch's.
+        """
+        if labels.ndim == 2:
+            labels = labels.argmax(1)
         # In place, because assigning a module's attribute takes longer than the addition.
         add_confusions(self.confusion, logits.argmax(1), labels)
         if self.class_weights is None:

@@ -85,17 +85,20 @@ class WeightAveraging(L.Callback):
         classifier: Any = pl_module
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         norms = trained_norms(classifier.average, classifier.network)
-        batches = statistics_batches(datamodule, pl_module.device)
+        batches = statistics_batches(datamodule, pl_module.device, trainer.current_epoch)
         precision = trainer.precision_plugin
         with precision.forward_context():
             recompute_statistics(classifier.average, norms, map(precision.convert_input, batches))
 
 
 def statistics_batches(
-    datamodule: FashionMNISTDataModule, device: torch.device
+    datamodule: FashionMNISTDataModule, device: torch.device, epoch: int = 0
 ) -> Iterator[Tensor]:
-    """Yield batches (B, 1, H, W) of augmented training images, identical on every call and rank."""
-    batches = TrainBatches(datamodule).draw(epoch=0)
+    """Yield batches (B, 1, H, W) of augmented training images, identical on every call and rank.
+
+    They are those of the first epoch, mixed with each other if those of `epoch` are.
+    """
+    batches = TrainBatches(datamodule).draw(epoch=0, mixed_as=epoch)
     num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
     for images, _ in islice(batches, num_batches):
         yield images.to(device)

@@ -105,13 +105,26 @@ class ImageClassifier(L.LightningModule):
         return self.network if self.average is None else self.average
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy () in float32, smoothed and weighted as configured."""
-        return F.cross_entropy(
+        """Return the mean cross-entropy () in float32, smoothed and weighted as configured.
+
+        Args:
+            logits: (B, 10).
+            labels: classes (B,) int64 or, of mixed images, shares of classes (B, 10) float32. The
+                weight of a mixed image is the mean of its classes' weights, so that shares of 0
+                and 1 give the loss of the class. (torch would divide by B instead.)
+        """
+        is_mixed = labels.ndim == 2
+        weights = None if self.class_weights is None else self.class_weights.float()
+        loss = F.cross_entropy(
             logits.float(),
             labels,
-            weight=None if self.class_weights is None else self.class_weights.float(),
+            weight=weights,
             label_smoothing=self.label_smoothing,
+            reduction="sum" if is_mixed else "mean",
         )
+        if not is_mixed:
+            return loss
+        return loss / (len(labels) if weights is None else (labels * weights).sum())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's mean loss (); an epoch's first batch resets the training metrics."""

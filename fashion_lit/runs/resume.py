@@ -29,7 +29,7 @@ from fashion_lit.config.settings import (
     may_change,
     network_name,
 )
-from fashion_lit.data.classes import weights_in_order
+from fashion_lit.data.classes import names_in_order, weights_in_order
 from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
@@ -55,6 +55,7 @@ RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "FASHION_LIT_RUN_DIR", "FASHION_LIT_CHEC
 SETTINGS_BY_CLASS = (
     ("model", "class_weights", weights_in_order),
     ("data", "class_sampling", weights_in_order),
+    ("augment", "classes", names_in_order),
 )
 
 

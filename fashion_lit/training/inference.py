@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fashion_lit.config.schema import check_recorded
 from fashion_lit.config.settings import Config, network_name
-from fashion_lit.data.augment import flip_horizontally, shift_pixels
 from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.geometry import flip_horizontally, shift_pixels
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.models.build import build_classifier

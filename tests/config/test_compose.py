@@ -5,8 +5,9 @@ import pytest
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR, SPACES, SWEEP
 from fashion_lit.config.overrides import prepare_overrides
-from fashion_lit.config.schema import check
-from fashion_lit.config.settings import Config, flatten, network_name
+from fashion_lit.config.schema import check, keyword_fields
+from fashion_lit.config.settings import ADDED_SETTINGS, Config, flatten, leaves, network_name
+from fashion_lit.data.augment import Augment
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.training.build import build_datamodule
@@ -18,6 +19,8 @@ CHOICES = [
     if group not in (SPACES, SWEEP)
     for path in sorted((CONF_DIR / group).glob("*.yaml"))
 ]
+
+AUGMENT_NOTHING = {"augment.flip": 0.0, "augment.shift": 0, "augment.erase": 0}
 
 
 def compose(*overrides: str) -> Config:
@@ -59,7 +62,7 @@ def test_report_b_has_the_course_reports_settings() -> None:
     assert config["scheduler"]["name"] == "one_cycle"
     assert config["data"]["batch_size"] == 256
     assert config["data"]["val_size"] == 12000
-    assert config["augment"] == {"flip": 0.0, "shift": 0, "erase": 0}
+    assert leaves(config["augment"], "augment.") == AUGMENT_NOTHING
     assert config["trainer"]["max_epochs"] == 20
     assert config["trainer"]["precision"] == "16-mixed"
     assert config["trainer"]["benchmark"] is True
@@ -82,7 +85,7 @@ def test_report_a_has_the_course_reports_settings(name: str) -> None:
     assert config["data"]["image_size"] == 224
     assert config["data"]["normalize"] is False
     assert config["data"]["validate_on_test"] is (name == "report_a_as_published")
-    assert config["augment"] == {"flip": 0.0, "shift": 0, "erase": 0}
+    assert leaves(config["augment"], "augment.") == AUGMENT_NOTHING
     assert config["trainer"]["max_epochs"] == 20
     assert config["trainer"]["precision"] == "32-true"
 
@@ -135,3 +138,21 @@ def test_flatten_keeps_numbers_and_drops_paths() -> None:
     assert flat["data.batch_size"] == compose()["data"]["batch_size"]
     assert flat["model.class_weights"] == "None"
     assert not {"data.root", "data.mirrors", "run_dir"} & flat.keys()
+
+
+def test_settings_of_augmentation_that_older_runs_lack_are_off() -> None:
+    defaults = {f"augment.{k}": v for k, (_, v) in keyword_fields(Augment).items()}
+    added = {key: value for key, value in ADDED_SETTINGS.items() if key in defaults}
+    assert defaults.keys() - added.keys() == AUGMENT_NOTHING.keys()
+    written = compose("augment=none")["augment"]
+    assert written.keys() == keyword_fields(Augment).keys()
+    for key, value in added.items():
+        assert value == (list(defaults[key]) if isinstance(value, list) else defaults[key])
+        assert value == written[key.removeprefix("augment.")]
+
+
+def test_older_settings_of_augmentation_are_the_same_as_now() -> None:
+    old = {"flip": 0.5, "shift": 1, "erase": 8}
+    config = compose("augment=flip_shift_erase")
+    assert leaves(config) == leaves(config | {"augment": old})
+    assert check(config | {"augment": old})["augment"] == old

@@ -65,9 +65,22 @@ BAD = [
     ("seed=4294967296", "Expected `seed` to be less than 4,294,967,296, but got 4294967296."),
     ("seed=abc", "Expected `seed` to be a whole number, but got 'abc'."),
     ("test=maybe", "Expected `test` to be true or false, but got 'maybe'."),
+    ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
+    ("augment.rotate=181", "Expected `augment.rotate` to be a number from 0 to 180, or one above "),
+    ("augment.rotate=[15,0]", "one above 0 with a probability above 0, as in [90,0.5], but got ["),
+    ("augment.mixup=[0.2]", "Expected `augment.mixup` to be a number from 0 to 10, or one above "),
+    ("augment.cutmix=true", "Expected `augment.cutmix` to be a number from 0 to 10, or one above "),
+    ("augment.random_erase_area=[0.4,0.1]", "to be two ascending shares of the image, above 0 and"),
+    ("augment.random_erase_fill=white", "to be one of 'random' or 'black', but got 'white'."),
+    ("augment.classes=[Shrt]", "Expected `augment.classes` to be null or a list of classes ("),
+    ("augment.mixup=0.2 augment.cutmix=1", "`augment.mixup` and `augment.cutmix` to add up to at "
+     "most 1, because an image is mixed in one way, but got 2; give each one, as in augment.m"),
+    ("augment=strong augment.until_epoch=14", "Expected `augment.until_epoch` to be less than "
+     "trainer.max_epochs=14, so that the last epochs are not mixed, but got 14."),
+    ("augment.until_epoch=0", "Expected `augment.until_epoch` to be greater than 0, but got 0."),
+    ("augment.crop=2", "Unknown setting `augment.crop`; did you mean `augment.shift`?"),
     ("data.class_sampling.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
     ("data.class_sampling.Shirt=0", "Expected `data.class_sampling` to be greater than 0"),
-    ("augment.flip=1.1", "Expected `augment.flip` to be at most 1, but got 1.1."),
     ("model.label_smoothing=1", "Expected `model.label_smoothing` to be less than 1, but got 1."),
     ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of at least 10"),
     ("model.class_weights.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
@@ -202,6 +215,9 @@ def test_settings_of_the_other_mode_are_refused(
         "optimizer.betas=[0.9,0.99] optimizer=adamw",
         "optimizer.lr=1",
         "model.class_weights=[1,1,1,1,1,1,2,1,1,1]",
+        "augment.rotate=[15,0.5] augment.brightness=0.2 augment.random_erase_area=[0.1,0.1]",
+        "augment.mixup=[0.2,0.5] augment.cutmix=[1,0.5] augment.until_epoch=10",
+        "augment=strong data.class_sampling={Shirt:1.5}",
         "~trainer.log_every_n_steps",
         "+experiment=report_b",
         "data.root=/somewhere/else",
@@ -235,3 +251,9 @@ def test_class_weights_have_names(typed: str, expected: list[float] | None) -> N
         (config,) = compose_jobs(overrides, multirun=False)
         group, setting = key.split(".")
         assert check(config)[group][setting] == expected
+
+
+def test_the_classes_of_an_augmentation_are_recorded_as_the_data_set_names_them() -> None:
+    typed = "augment.classes=[ankle_boot,T-shirt/top,shirt]"
+    (config,) = compose_jobs(prepare_overrides([typed]), multirun=False)
+    assert check(config)["augment"]["classes"] == ["T-shirt/top", "Shirt", "Ankle boot"]

@@ -21,6 +21,7 @@ from fashion_lit.data.fashion_mnist import FashionMNIST
 from fashion_lit.data.split import stratified_split
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
+from fashion_lit.models.averaging import statistics_batches
 
 BALANCED = torch.arange(60000) % 10
 
@@ -241,6 +242,38 @@ def test_fewer_training_images_are_stratified_and_leave_the_validation_images_al
     assert len(build(train_size=50, validate_on_test=True).train_indices) == 50
     with pytest.raises(UserError, match="at most the 200 images that are left to train on"):
         build(train_size=201)
+
+
+STRONG: dict[str, Any] = {
+    "rotate": 10.0,
+    "random_erase": 0.5,
+    "mixup": [0.2, 0.25],
+    "cutmix": [1.0, 0.5],
+    "until_epoch": 3,
+}
+
+
+def test_a_mixed_epoch_resumes_at_any_batch() -> None:
+    batches = build(seed=3, augment=Augment(**STRONG)).train_dataloader()
+    whole = list(batches.draw(epoch=2))
+    assert all(labels.shape == (len(images), 10) for images, labels in whole)
+    assert all(labels.shape == (len(images),) for images, labels in batches.draw(epoch=3))
+    for first in (1, 5):
+        rest = build(seed=3, augment=Augment(**STRONG)).train_dataloader().draw(2, first)
+        for batch, again in zip(whole[first:], rest, strict=True):
+            assert all(torch.equal(*pair) for pair in zip(batch, again, strict=True))
+
+
+def test_statistics_of_the_average_are_mixed_as_long_as_the_epochs_are() -> None:
+    data = build(augment=Augment(**STRONG))
+    first, last, clean = (
+        torch.cat(list(statistics_batches(data, torch.device("cpu"), epoch))) for epoch in (0, 2, 3)
+    )
+    assert torch.equal(first, last)
+    data.augment = Augment(**STRONG | {"mixup": 0.0, "cutmix": 0.0})
+    unmixed = list(statistics_batches(data, torch.device("cpu")))
+    assert torch.equal(clean, torch.cat(unmixed))
+    assert not torch.equal(clean, first)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])

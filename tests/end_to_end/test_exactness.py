@@ -43,6 +43,25 @@ def test_a_stop_within_an_accumulated_step_is_exact(
     assert_equal(curves(run), curves(whole), path="curves")
 
 
+def test_a_stop_within_a_mixed_epoch_is_exact(
+    train: Train, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["augment=strong", "augment.until_epoch=1", "data.class_sampling.Shirt=2"]
+    settings += ["augment.rotate=10", "augment.classes=[Shirt,Bag]", "model.class_weights.Coat=2"]
+    settings += ["trainer.max_epochs=2", "test=false", "data.batch_size=20"]
+    whole = train(*settings)
+    path = whole.path.with_name("stopped")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 4)
+        assert main([*small, *settings, f"run_dir={path.as_posix()}"]) == 130
+    assert main([f"run_dir={path.as_posix()}", "augment.classes=[bag,shirt]"]) == 0
+    run = RunDirectory(path)
+    for name in ("last.ckpt", "best.ckpt"):
+        states = [training_state(r.checkpoint_dir / name) for r in (run, whole)]
+        assert_equal(*states, path=name)
+    assert_equal(curves(run), curves(whole), path="curves")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

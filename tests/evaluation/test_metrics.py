@@ -72,3 +72,17 @@ def test_counts_are_exact_in_a_bf16_classifier() -> None:
     totals = metrics.compute()
     assert totals["confusion"][0, 0] == 301
     assert totals["accuracy"] == totals["loss"] == 1
+
+
+@pytest.mark.parametrize("weights", [None, torch.arange(1.0, 11.0)])
+def test_mixed_labels_count_as_the_class_of_the_larger_share(
+    weights: torch.Tensor | None, random_predictions: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    logits, labels = random_predictions
+    shares = 0.6 * F.one_hot(labels, 10) + 0.4 * F.one_hot(labels.roll(1), 10)
+    mixed, plain = ClassificationMetrics(10, weights), ClassificationMetrics(10, weights)
+    for batch, loss in ((slice(0, 300), 2.0), (slice(300, 1000), 1.0)):
+        mixed.update(logits[batch], shares[batch], torch.tensor(loss))
+        plain.update(logits[batch], labels[batch], torch.tensor(loss))
+    for key, value in plain.compute().items():
+        assert torch.equal(mixed.compute()[key], value), key

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.mixing import mixed_labels
+from fashion_lit.data.randomness import generator
 from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import (
@@ -55,6 +57,50 @@ def test_forward_returns_logits_and_the_loss_matches_torch() -> None:
     assert not torch.allclose(logits.sum(1), torch.ones(8))  # no softmax outside the loss
     expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights), label_smoothing=0.1)
     assert torch.equal(classifier.loss(logits, labels), expected)
+
+
+WEIGHTS = [0.5, 1.0, 2.0, 1.0, 1.0, 3.0, 1.0, 0.25, 1.0, 1.0]
+
+
+def counted_loss(
+    logits: torch.Tensor, shares: torch.Tensor, weights: list[float], smoothing: float
+) -> torch.Tensor:
+    """The loss of mixed labels, added up image by image and class by class in float64."""
+    loss, total = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for row, target in zip(logits.double(), shares.double(), strict=True):
+        normalizer = torch.stack([value.exp() for value in row]).sum().log()
+        for place, weight in enumerate(weights):
+            smoothed = (1 - smoothing) * target[place] + smoothing / 10
+            loss = loss - weight * smoothed * (row[place] - normalizer)
+            total = total + weight * target[place]
+    return loss / total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_labels_matches_a_counting_loop(
+    smoothing: float, weights: list[float] | None, dtype: torch.dtype
+) -> None:
+    classifier = CNNClassifier(network=TINY, label_smoothing=smoothing, class_weights=weights)
+    logits = (3 * torch.randn(16, 10, generator=generator(0))).to(dtype).requires_grad_()
+    shares = mixed_labels(torch.arange(16) % 10, torch.rand(16, generator=generator(1)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = classifier.loss(logits, shares)
+    assert loss.dtype == torch.float32
+    expected = counted_loss(logits, shares, weights or [1.0] * 10, smoothing)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    (counted,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, counted, atol=1e-7, rtol=1e-2)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_shares_of_0_and_1_give_the_loss_of_the_class(weights: list[float] | None) -> None:
+    classifier = CNNClassifier(network=TINY, label_smoothing=0.1, class_weights=weights)
+    logits, labels = torch.randn(16, 10, generator=generator(0)), torch.arange(16) % 10
+    loss = classifier.loss(logits, F.one_hot(labels, 10).float())
+    torch.testing.assert_close(loss, classifier.loss(logits, labels))
 
 
 @pytest.mark.parametrize(("limit", "moves"), [(None, True), (1e-6, False)])

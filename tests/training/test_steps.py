@@ -55,6 +55,7 @@ NOT_DETERMINISTIC = (
 MODELS = {
     "default": [],
     "adam": ["optimizer=adam", "augment=flip_shift_erase"],
+    "strong": ["augment=strong", "augment.rotate=10", "augment.brightness=0.2"],
     "report_b": ["experiment=report_b", "precision=bf16", "data.image_size=32"],
     "resnet18": ["model=resnet18", "model.pretrained=false", "data.image_size=32"],
     "wide_resnet": ["model=wide_resnet", "model.network.depth=10", "model.network.width=1",

@@ -1,0 +1,102 @@
+"""Where pixels are: mirrored, shifted and affinely mapped images, and boxes in them.
+
+    maps = affine_maps(torch.full((B,), 15.0), torch.ones(B), torch.zeros(B), torch.zeros(B))
+    resample(images, maps)  # (B, H, W) uint8 -> (B, H, W) uint8, rotated by 15 degrees
+
+Every function works on a whole batch with separate arguments for each image, and is deterministic.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def flip_horizontally(images: Tensor, flipped: Tensor) -> Tensor:
+    """Mirror left to right those images (B, H, W) whose entry in `flipped` (B,) bool is true."""
+    return torch.where(flipped[:, None, None], images.flip(-1), images)
+
+
+def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Tensor:
+    """Shift each image (B, H, W) by `down` and `right` pixels, (B,) each, in -limit..limit.
+
+    Pixels that enter from outside the image are black, the data set's background.
+    """
+    num_images, height, width = images.shape
+    padded = F.pad(images, (limit, limit, limit, limit))  # (B, H + 2 limit, W + 2 limit)
+    rows = (limit - down)[:, None] + torch.arange(height, device=images.device)  # (B, H)
+    columns = (limit - right)[:, None] + torch.arange(width, device=images.device)  # (B, W)
+    batch = torch.arange(num_images, device=images.device)
+    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def affine_maps(angle: Tensor, factor: Tensor, shear_x: Tensor, shear_y: Tensor) -> Tensor:
+    """Return the maps (B, 2, 2) float32 from output to input coordinates (x, y) about the centre.
+
+    The same maps as torchvision's `affine`, which first shears, then rotates and scales.
+
+    Args:
+        angle: clockwise rotations in degrees, (B,).
+        factor: enlargements, (B,) and positive.
+        shear_x: shears along the horizontal axis in degrees, (B,), above -90 and below 90.
+        shear_y: the same along the vertical axis.
+    """
+    angle, shear_x, shear_y = (torch.deg2rad(part) for part in (angle, shear_x, shear_y))
+    cosine = (angle - shear_y).cos() / shear_y.cos()
+    sine = (angle - shear_y).sin() / shear_y.cos()
+    across = cosine * shear_x.tan() + angle.sin()
+    down = angle.cos() - sine * shear_x.tan()
+    rows = torch.stack([down, across, -sine, cosine], 1).view(-1, 2, 2)
+    return rows / factor[:, None, None]
+
+
+def resample(
+    images: Tensor, maps: Tensor, right: Tensor | None = None, down: Tensor | None = None
+) -> Tensor:
+    """Map images (B, H, W) uint8 by bilinear interpolation, rounded to uint8; black outside.
+
+    Args:
+        images: the images.
+        maps: (B, 2, 2) float32, as `affine_maps` returns them.
+        right: shifts to the right in pixels after the map, (B,), or None. With another map than the
+            identity they are along the axes of the input.
+        down: the same downwards.
+    """
+    num_images, height, width = images.shape
+    x = torch.arange(width, device=images.device) - (width - 1) / 2  # (W,) from the centre
+    y = torch.arange(height, device=images.device) - (height - 1) / 2  # (H,)
+    # (B, 2, W) and (B, 2, H): what a column, and a row, contribute to both input coordinates
+    of_columns, of_rows = maps[:, :, :1] * x, maps[:, :, 1:] * y
+    if right is not None and down is not None:
+        of_columns = of_columns - torch.stack([right, down], 1)[:, :, None]
+    grid = torch.empty(num_images, height, width, 2, device=images.device)
+    for axis, length in enumerate((width, height)):  # -1 and 1 are the outermost pixels
+        part = 2 / (length - 1)
+        across, along = of_columns[:, axis, None, :] * part, of_rows[:, axis, :, None] * part
+        torch.add(across, along, out=grid[..., axis])
+    sampled = F.grid_sample(images[:, None].float(), grid, align_corners=True)
+    return sampled[:, 0].round_().to(torch.uint8)
+
+
+def inside_boxes(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
+) -> Tensor:
+    """Return which pixels of images (B, H, W) are in their image's box, (B, H, W) bool.
+
+    The upper left corners are at (`top`, `left`), (B,) each, and may be outside the image.
+    """
+    rows = torch.arange(images.shape[1], device=images.device) - top[:, None]  # (B, H)
+    columns = torch.arange(images.shape[2], device=images.device) - left[:, None]  # (B, W)
+    row_inside = (rows >= 0) & (rows < height[:, None])
+    column_inside = (columns >= 0) & (columns < width[:, None])
+    return row_inside[:, :, None] & column_inside[:, None, :]
+
+
+def erase_square(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Set a square of `size` x `size` pixels to black in each image (B, H, W).
+
+    The upper left corner is at (`top`, `left`), (B,) each, and may be outside the image, so that
+    edges are erased as often as the middle: Cutout, DeVries and Taylor 2017,
+    https://arxiv.org/abs/1708.04552
+    """
+    side = torch.full_like(top, size)
+    return images.masked_fill(inside_boxes(images, top, left, side, side), 0)
