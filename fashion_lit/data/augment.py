@@ -196,7 +196,7 @@ class Augment:
             boxes = self._draw_boxes(height, width, draws)
             fill = torch.zeros_like(images)
             if self.random_erase_fill == "random":
-                fill = (256 * draws.uniform(height, width)).to(torch.uint8)
+                fill = draws.greys(height, width)
             images = torch.where(inside_boxes(images, *boxes), fill, images)
         return images
 

@@ -21,12 +21,11 @@ def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Ten
 
     Pixels that enter from outside the image are black, the data set's background.
     """
-    num_images, height, width = images.shape
+    height, width = images.shape[1:]
     padded = F.pad(images, (limit, limit, limit, limit))  # (B, H + 2 limit, W + 2 limit)
-    rows = (limit - down)[:, None] + torch.arange(height, device=images.device)  # (B, H)
-    columns = (limit - right)[:, None] + torch.arange(width, device=images.device)  # (B, W)
-    batch = torch.arange(num_images, device=images.device)
-    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view, (B, ., ., H, W)
+    batch = torch.arange(len(images), device=images.device)
+    return windows[batch, limit - down, limit - right]
 
 
 def affine_maps(angle: Tensor, factor: Tensor, shear_x: Tensor, shear_y: Tensor) -> Tensor:

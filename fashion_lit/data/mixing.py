@@ -77,9 +77,8 @@ def mix_up(images: Tensor, shares: Tensor) -> Tensor:
     `shares` (B,) float32 in [0, 1] are those of the images themselves. Mixup, Zhang et al. 2017,
     https://arxiv.org/abs/1710.09412
     """
-    shares = shares[:, None, None]
-    pixels = images.float()
-    return (shares * pixels + (1 - shares) * partners(pixels)).round_().to(torch.uint8)
+    mixed = torch.lerp(partners(images).float(), images.float(), shares[:, None, None])
+    return mixed.round_().to(torch.uint8)
 
 
 def cut_and_mix(

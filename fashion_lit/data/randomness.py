@@ -53,6 +53,13 @@ class Draws:
         size, device = (self.num_images, *shape), self.generator.device
         return torch.rand(size, generator=self.generator, device=device)
 
+    def greys(self, *shape: int) -> Tensor:
+        """Return whole numbers (B, *shape) uint8 in 0..255, eight from each random number."""
+        size = torch.Size((self.num_images, *shape))
+        words = torch.empty(-(-size.numel() // 8), dtype=torch.int64, device=self.generator.device)
+        words.random_(-(2**63), None, generator=self.generator)
+        return words.view(torch.uint8)[: size.numel()].view(size)
+
     def around(self, centre: float, strength: Strength, aimed: Tensor | None) -> Tensor:
         """Return numbers (B,), uniform within a strength of `centre`.
 

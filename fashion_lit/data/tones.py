@@ -23,9 +23,9 @@ def greys(device: torch.device) -> Tensor:
     return torch.arange(NUM_GREYS, dtype=torch.float32, device=device)[None]
 
 
-def rounded(tables: Tensor) -> Tensor:
-    """Return tables of whole grey values in 0..255, uint8."""
-    return tables.clamp(0, NUM_GREYS - 1).round_().to(torch.uint8)
+def rounded(values: Tensor) -> Tensor:
+    """Return grey values as whole numbers in 0..255, uint8."""
+    return values.clamp(0, NUM_GREYS - 1).round_().to(torch.uint8)
 
 
 def brightness(factor: Tensor) -> Tensor:
@@ -69,12 +69,12 @@ def equalize(images: Tensor) -> Tensor:
     first = NUM_GREYS * torch.arange(num_images, device=images.device)[:, None]
     places = (images.flatten(1) + first).flatten()
     counts = torch.zeros(num_images * NUM_GREYS, device=images.device)
-    counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
+    counts.index_add_(0, places, counts.new_ones(()).expand(len(places)))
     counts = counts.view(num_images, NUM_GREYS)
     greatest = images.flatten(1).amax(1).long()[:, None]
     step = ((places.numel() // num_images - counts.gather(1, greatest)) / (NUM_GREYS - 1)).floor()
     darker = counts.long().cumsum(1) - counts  # of whole numbers, deterministic also on a GPU
-    flat = ((darker + (step / 2).floor()) / step.clamp(min=1)).floor()
+    flat = darker.add_((step / 2).floor()).div_(step.clamp(min=1)).floor_()
     return rounded(torch.where(step > 0, flat, greys(images.device)))
 
 
@@ -87,7 +87,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     pixels = images.float()
     sums = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     sums = sums[:, :, :-2] + sums[:, :, 1:-1] + sums[:, :, 2:]  # (B, H - 2, W - 2)
-    smooth = pixels.clone()
-    smooth[:, 1:-1, 1:-1] = ((sums + 4 * pixels[:, 1:-1, 1:-1]) / 13).round_()
-    share = factor[:, None, None]
-    return rounded(pixels * share + smooth * (1 - share))
+    inside = pixels[:, 1:-1, 1:-1]
+    smooth = sums.add_(inside, alpha=4).div_(13).round_()
+    inside.add_(smooth.sub_(inside).mul_((1 - factor)[:, None, None]))
+    return rounded(pixels)
