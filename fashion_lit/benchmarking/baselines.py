@@ -5,6 +5,7 @@ They are written as the course reports, and users of torchvision and PyTorch in 
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision.datasets import FashionMNIST
-from torchvision.transforms import Compose, Grayscale, Normalize, Resize, ToTensor, v2
+from torchvision.transforms import (
+    Compose,
+    Grayscale,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+    v2,
+)
 
 from fashion_lit.benchmarking.timing import wait_for
-from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
+from fashion_lit.data.fashion_mnist import NUM_CLASSES, PIXEL_MEAN, PIXEL_STD
 from fashion_lit.data.types import Batch, LabelledImages
 
 NUM_WARM_UP_STEPS = 2  # before the clock starts
+BILINEAR = InterpolationMode.BILINEAR
+NORMALIZE = v2.Normalize((PIXEL_MEAN,), (PIXEL_STD,))
+TO_FLOAT = v2.ToDtype(torch.float32, scale=True)
+ERASE = {"scale": (0.02, 0.4), "ratio": (0.3, 1 / 0.3), "value": "random"}
 # The transforms of each pipeline, applied to one image at a time.
 TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
     "report A, 224 px": Compose([Resize(224), Grayscale(3), ToTensor()]),
@@ -31,11 +44,48 @@ TRANSFORMS: dict[str, Callable[[Any], Tensor]] = {
             v2.ToImage(),
             v2.RandomHorizontalFlip(),
             v2.RandomCrop(28, padding=2),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize((PIXEL_MEAN,), (PIXEL_STD,)),
+            TO_FLOAT,
+            NORMALIZE,
             v2.RandomErasing(p=1.0, scale=(0.08, 0.08), ratio=(1, 1)),
         ]
     ),
+    "rotation, size, shear, 28 px": v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomAffine([-10, 10], scale=(0.9, 1.1), shear=[-10, 10], interpolation=BILINEAR),
+            TO_FLOAT,
+            NORMALIZE,
+        ]
+    ),
+    "brightness, contrast, 28 px": v2.Compose(
+        [v2.ToImage(), v2.ColorJitter(brightness=0.2, contrast=0.2), TO_FLOAT, NORMALIZE]
+    ),
+    "TrivialAugment, 28 px": v2.Compose(
+        [v2.ToImage(), v2.TrivialAugmentWide(interpolation=BILINEAR), TO_FLOAT, NORMALIZE]
+    ),
+    "random erasing, 28 px": v2.Compose(
+        [v2.ToImage(), TO_FLOAT, NORMALIZE, v2.RandomErasing(p=0.5, **ERASE)]
+    ),
+    "mixup, 28 px": v2.Compose([v2.ToImage(), TO_FLOAT, NORMALIZE]),
+    "CutMix, 28 px": v2.Compose([v2.ToImage(), TO_FLOAT, NORMALIZE]),
+    "strong, 28 px": v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomHorizontalFlip(),
+            v2.RandomCrop(28, padding=2),
+            TO_FLOAT,
+            NORMALIZE,
+            v2.RandomErasing(p=0.5, **ERASE),
+        ]
+    ),
+}
+MIXUP = v2.MixUp(alpha=0.2, num_classes=NUM_CLASSES)
+CUTMIX = v2.CutMix(alpha=1.0, num_classes=NUM_CLASSES)
+# The transforms that follow, applied to one batch at a time: torchvision draws once for all images.
+BATCH_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Batch]] = {
+    "mixup, 28 px": MIXUP,
+    "CutMix, 28 px": CUTMIX,
+    "strong, 28 px": v2.RandomChoice([CUTMIX, MIXUP, v2.Identity()], p=[0.5, 0.25, 0.25]),
 }
 
 
@@ -66,7 +116,20 @@ def loader(
     """Return a DataLoader over torchvision's data set, or over its subset `indices`."""
     images = FashionMNIST(str(root), train=True, transform=TRANSFORMS[transform_name])
     dataset = images if indices is None else Subset(images, indices)
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=partial(collate, transform_name),
+    )
+
+
+def collate(transform_name: str, samples: Sequence[Any]) -> Batch:
+    """Return a batch of images and labels, mixed by BATCH_TRANSFORMS if it has the pipeline."""
+    images, labels = default_collate(list(samples))
+    mixed = BATCH_TRANSFORMS.get(transform_name)
+    return (images, labels) if mixed is None else mixed(images, labels)
 
 
 class PlainLoop:

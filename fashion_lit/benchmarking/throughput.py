@@ -35,18 +35,29 @@ from fashion_lit.training.tensorboard import TensorBoardPages
 from fashion_lit.training.terminal import TerminalTable
 
 NUM_WORKERS = (0, 2)  # of the peers' DataLoaders; the faster setting counts
+BATCHES_B = ("experiment=report_b",)
+PIPELINES: dict[str, tuple[str, ...]] = {  # the settings of each of TRANSFORMS
+    "report A, 224 px": ("experiment=report_a", "model.pretrained=false"),
+    "report B, 28 px": BATCHES_B,
+    "flip, crop, erasing, 28 px": (*BATCHES_B, "augment=flip_shift_erase"),
+    "rotation, size, shear, 28 px": (
+        *BATCHES_B,
+        *("augment.rotate=10", "augment.scale=0.1", "augment.shear=10"),
+    ),
+    "brightness, contrast, 28 px": (*BATCHES_B, "augment.brightness=0.2", "augment.contrast=0.2"),
+    "TrivialAugment, 28 px": (*BATCHES_B, "augment.trivial_augment=1"),
+    "random erasing, 28 px": (*BATCHES_B, "augment.random_erase=0.5"),
+    "mixup, 28 px": (*BATCHES_B, "augment.mixup=0.2"),
+    "CutMix, 28 px": (*BATCHES_B, "augment.cutmix=1"),
+    "strong, 28 px": (*BATCHES_B, "augment=strong"),
+}
 STEP_CALLBACKS = (KeyedDropout, ResumeCheckpoints, TensorBoardPages, TerminalTable)
 
 
 def measure_data(effort: Effort) -> Iterator[Row]:
     """Measure the images per second that reach the device, against torchvision's pipelines."""
-    ours = {
-        "report A, 224 px": ["experiment=report_a", "model.pretrained=false"],
-        "report B, 28 px": ["experiment=report_b"],
-        "flip, crop, erasing, 28 px": ["experiment=report_b", "augment=flip_shift_erase"],
-    }
     for name in TRANSFORMS:
-        config = configure(effort, *ours[name])
+        config = configure(effort, *PIPELINES[name])
         data, device = load(config, device_of(config)), device_of(config)
         rate = partial(images_per_second, seconds=effort.seconds, device=device)
         contenders = {"ours": partial(rate, data.train_dataloader)}

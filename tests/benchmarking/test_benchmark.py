@@ -20,6 +20,7 @@ from fashion_lit.benchmarking import contenders as loops
 from fashion_lit.benchmarking import throughput as contests
 from fashion_lit.benchmarking import timing, whole_runs
 from fashion_lit.benchmarking.baselines import (
+    BATCH_TRANSFORMS,
     TRANSFORMS,
     PlainLoop,
     loader,
@@ -70,6 +71,13 @@ def test_both_sides_give_a_network_the_same_input(drawn: LabelledImages, tmp_pat
         ours = ours.expand_as(theirs)  # the network repeats the channel
         # PIL rounds to whole numbers of 255, across and then down.
         torch.testing.assert_close(ours, theirs, atol=1e-6 if size == 28 else 1.01 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("name", BATCH_TRANSFORMS)
+def test_torchvision_mixes_whole_batches(name: str, drawn: LabelledImages, tmp_path: Path) -> None:
+    write_torchvision_files(drawn, tmp_path)
+    shapes = {labels.shape for _ in range(8) for _, labels in loader(tmp_path, name, 32, 0)}
+    assert (32, 10) in shapes  # the strong one leaves a quarter of the batches alone
 
 
 def test_sides_alternate_and_the_first_round_warms_up() -> None:
@@ -176,7 +184,10 @@ def test_a_plain_loop_trains_until_the_accuracy(drawn: LabelledImages, tmp_path:
     assert loop.scheduler.last_epoch == 3 + 2 * 3
 
 
-def test_a_part_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_is_measured_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contests, "NUM_WORKERS", (0,))
     output = tmp_path / "figures.json"
     arguments = ["data", "--data", "synthetic", "--rounds", "1", "--seconds", "0.01"]
     assert main([*arguments, "--output", str(output)]) == 0
