@@ -8,10 +8,12 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from fashion_lit.errors import UserError
 from fashion_lit.models.attention import AttentionKind, attention
 
 LOGIT_SCALE = 0.125  # keeps the initial logits small under max pooling, as in airbench
 Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
+Depth = Annotated[int, Field(ge=10, le=1000)]
 DropPath = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["relu", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -196,6 +198,19 @@ def branch_end(channels: int, kind: AttentionKind | None, probability: float) ->
     """Build the end of a residual branch: attention, then stochastic depth, where asked for."""
     layers = (attention(kind, channels), drop_path(probability))
     return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
+
+
+def num_blocks_at_depth(depth: int) -> int:
+    """Return n, the blocks of each of three stages, of a network of depth 6 n + 4.
+
+    Raises UserError for another depth.
+    """
+    if depth % 6 != 4:
+        raise UserError(
+            f"Expected `model.network.depth` to be 6 n + 4, but got {depth}; use "
+            f"{depth - (depth - 4) % 6}."
+        )
+    return (depth - 4) // 6
 
 
 def residual_stages(

@@ -1,13 +1,11 @@
 """From a configuration to the classifier that it describes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import ImageClassifier
@@ -28,59 +26,55 @@ def check_network(config: Mapping[str, Any]) -> int:
     """Return the number of weights of the network that a configuration describes.
 
     Raises UserError if they are too many to count, or if the network cannot train on one batch.
-    Nothing is allocated: torch's meta device computes shapes alone.
+    torch's meta device computes shapes alone and allocates nothing; a network that reads values, as
+    a RegNet does for its widths, is tried on the CPU instead.
     """
     data = config["data"]
     model = json.dumps(config["model"], sort_keys=True)
     return _check_network(model, min(data["batch_size"], 2), data["image_size"])
 
 
-class _ValuesOnCPU(TorchFunctionMode):
-    """Keeps the values of `arange` and `tensor`, from which a RegNet computes its widths."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
-        return func(*args, **{**(kwargs or {}), **device})
-
-
-def _on_meta_device(build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return build()
-    except NotImplementedError:  # it reads values
-        with torch.device("meta"), _ValuesOnCPU():
-            return build()
-
-
 @cache
-def _check_network(model: str, batch_size: int, image_size: int) -> int:
+def _check_network(model: str, batch_size: int, image_size: int, device: str = "meta") -> int:
+    try:
+        with torch.random.fork_rng(devices=[]):  # the CPU draws real weights
+            return _train_one_batch(model, batch_size, image_size, device)
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, AssertionError, MemoryError) as error:
+        if device == "meta" and _reads_values(error):
+            return _check_network(model, batch_size, image_size, "cpu")
+        raise UserError(_describe(error, batch_size, image_size)) from None
+
+
+def _train_one_batch(model: str, batch_size: int, image_size: int, device: str) -> int:
+    """Build a network and pass images through it in training mode; return its number of weights."""
     arguments = json.loads(model)
-    classifier = CLASSIFIERS[arguments.pop("name")]
-    try:
-        network = _on_meta_device(lambda: classifier(**arguments).network.train())
-    except RuntimeError as error:
-        raise UserError(
-            f"Expected a network that fits into memory, but: {str(error).splitlines()[0]}; lower "
-            "the sizes in model.network."
-        ) from None
-    try:
-        network(torch.empty(batch_size, 1, image_size, image_size, device="meta"))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        if "more than 1 value per channel" in str(error):
-            raise UserError(
-                f"Expected `data.batch_size` to be at least 2, but got {batch_size}: at "
-                f"data.image_size={image_size} the network normalises vectors over the batch."
-            ) from None
-    except (RuntimeError, AssertionError) as error:
-        # An operation that the meta device lacks says so.
-        if not isinstance(error, NotImplementedError) and "meta" not in str(error):
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(
-                f"Expected a network for images of {image_size} x {image_size} pixels, but: "
-                f"{reason}; change data.image_size, or choose another model."
-            ) from None
+    with torch.device(device):
+        network = CLASSIFIERS[arguments.pop("name")](**arguments).network.train()
+        network(torch.zeros(batch_size, 1, image_size, image_size))
     return sum(weights.numel() for weights in network.parameters())
+
+
+def _reads_values(error: Exception) -> bool:
+    """Return whether the meta device, which has no values, or lacks an operation, is the cause."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error)
+
+
+def _describe(error: Exception, batch_size: int, image_size: int) -> str:
+    """Return one sentence on why a network cannot be built or cannot train on a batch."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if isinstance(error, MemoryError) or "Storage size" in reason:
+        return (
+            f"Expected a network that fits into memory, but: {reason}; lower the sizes in "
+            "model.network."
+        )
+    if "more than 1 value per channel" in reason:
+        return (
+            f"Expected `data.batch_size` to be at least 2, but got {batch_size}: at "
+            f"data.image_size={image_size} the network normalises vectors over the batch."
+        )
+    return (
+        f"Expected a network for images of {image_size} x {image_size} pixels, but: {reason}; "
+        "change data.image_size, or choose another model."
+    )

@@ -13,11 +13,12 @@ from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, wi
 from fashion_lit.config.names import is_possible
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import run_schema
-from fashion_lit.config.trainer import may_have_gpu
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.train import main
 
 ANSWERED = [
+    (["-m", "optimizer.lr=0.1,-1"], "Expected `optimizer.lr` to be greater than 0, but got -1."),
+    (["optimizer.lrr=1"], "Unknown setting `optimizer.lrr`; did you mean `optimizer.lr`?"),
     (["--lr", "0.01"], "Unknown flag `--lr`; settings have no dashes: optimizer.lr=0.01."),
     (["--epochs=3"], "Unknown flag `--epochs`; settings have no dashes: trainer.max_epochs=3."),
     (["--batch-size", "64"], "settings have no dashes: data.batch_size=64."),
@@ -99,6 +100,7 @@ def test_what_cannot_be_is_answered_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
+    assert error.startswith("fashion-lit train: ")
     assert message in error
     assert error.count("\n") == 1
     assert "Error executing job" not in error
@@ -106,9 +108,13 @@ def test_what_cannot_be_is_answered_in_one_sentence(
 
 
 def refused_without_torch(*arguments: str) -> str:
-    """Return the error of a command that is refused, and does not import torch before."""
+    """Return the error of a command that is refused, and does not import torch before.
+
+    The machine has no driver of a GPU for it.
+    """
     code = (
-        "import sys; from fashion_lit.train import main; assert main(sys.argv[1:]) == 2; "
+        "import sys; from fashion_lit.config import trainer; trainer.may_have_gpu = lambda: False; "
+        "from fashion_lit.train import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'lightning'} & sys.modules.keys()"
     )
     command = [sys.executable, "-c", code, *arguments]
@@ -118,11 +124,9 @@ def refused_without_torch(*arguments: str) -> str:
 
 
 def test_a_typo_is_refused_before_torch_is_imported() -> None:
-
     assert "did you mean `optimizer.lr`?" in refused_without_torch("optimizer.lrr=1")
 
 
-@pytest.mark.skipif(may_have_gpu(), reason="needs a machine without a GPU's driver")
 @pytest.mark.parametrize("setting", ["trainer.accelerator=gpu", "data.device=cuda"])
 def test_a_gpu_is_refused_before_torch_is_imported_where_there_is_none(setting: str) -> None:
     assert f"Expected a GPU for {setting}, but this" in refused_without_torch(setting)

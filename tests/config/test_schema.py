@@ -1,7 +1,6 @@
 """Invalid settings end in a one-sentence error and exit code 2, before anything is built."""
 
 from inspect import signature
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -172,21 +171,6 @@ def test_bad_settings_end_in_one_sentence(overrides: str, message: str) -> None:
         check_overrides(*overrides.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("arguments", [["optimizer.lrr=1"], ["-m", "optimizer.lr=0.1,-1"]])
-def test_command_exits_with_2_and_leaves_nothing(
-    arguments: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("fashion-lit train: ")
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fashion_lit.config.schema import keyword_fields
 from fashion_lit.errors import UserError
 from fashion_lit.models import networks
+from fashion_lit.models.build import check_network
 from fashion_lit.models.networks.fast_cnn import FastCNN, GlobalMaxPool
 from fashion_lit.models.networks.report_cnn import ReportCNN, mean_bins
 
@@ -115,3 +116,38 @@ def test_mean_bins_match_torchs_adaptive_pooling(size: int) -> None:
         gradients += torch.autograd.grad((pooled * weights).sum(), images)
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+class ReadsValues(nn.Module):
+    """Reads a value, which the meta device does not have."""
+
+    def __init__(self, *, size: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(28 * 28, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.sum().item() > 1:
+            raise AssertionError
+        return self.output(images.flatten(1))
+
+
+class Unfinished(nn.Module):
+    """Has no forward."""
+
+    def __init__(self, *, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+def test_a_network_that_reads_values_is_tried_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(size: int) -> dict[str, Any]:
+        model = {"name": "cnn", "network": {"name": "own", "size": size}}
+        return {"model": model, "data": {"batch_size": 8, "image_size": 28}}
+
+    state = torch.get_rng_state()
+    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: ReadsValues)
+    assert check_network(config(10)) == 28 * 28 * 10 + 10
+    assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: Unfinished)
+    with pytest.raises(UserError, match=r"Expected a network for images of 28 x 28 pixels, but: "):
+        check_network(config(11))

@@ -3,16 +3,13 @@
 https://arxiv.org/abs/1608.06993. Depth 100 with growth rate 12 has 769 thousand parameters.
 """
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
-from fashion_lit.errors import UserError
-from fashion_lit.models.blocks import conv1x1, conv3x3, initialize
+from fashion_lit.models.blocks import Depth, conv1x1, conv3x3, initialize, num_blocks_at_depth
 
 BOTTLENECK = 4  # channels of a 1x1 convolution, in growth rates
 NUM_STAGES = 3
@@ -64,17 +61,13 @@ class DenseNet(nn.Module):
     def __init__(
         self,
         *,
-        depth: Annotated[int, Field(ge=10, le=1000)] = 100,
+        depth: Depth = 100,
         growth_rate: PositiveInt = 12,
         in_channels: int = 1,
         num_classes: int = NUM_CLASSES,
     ) -> None:
         super().__init__()
-        if depth % 6 != 4:
-            raise UserError(
-                f"Expected `model.network.depth` to be 6 n + 4, but got {depth}; use "
-                f"{depth - (depth - 4) % 6}."
-            )
+        num_layers = num_blocks_at_depth(depth)
         channels = 2 * growth_rate
         self.stem = conv3x3(in_channels, channels)
         stages: list[nn.Module] = []
@@ -82,7 +75,7 @@ class DenseNet(nn.Module):
             if stage:  # the transition halves the channels
                 stages.append(Transition(channels, channels // 2))
                 channels //= 2
-            for _ in range((depth - 4) // 6):
+            for _ in range(num_layers):
                 stages.append(DenseLayer(channels, growth_rate))
                 channels += growth_rate
         self.stages = nn.Sequential(*stages)

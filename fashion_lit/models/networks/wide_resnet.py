@@ -4,21 +4,21 @@ WRN-28-10 (depth 28, width 10) has 36.5 M parameters.
 """
 
 from functools import partial
-from typing import Annotated
 
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fashion_lit.data.augment import Probability
 from fashion_lit.data.fashion_mnist import NUM_CLASSES
-from fashion_lit.errors import UserError
 from fashion_lit.models.attention import AttentionKind
 from fashion_lit.models.blocks import (
+    Depth,
     DropPath,
     PreActivationBlock,
     conv3x3,
     initialize,
+    num_blocks_at_depth,
     residual_stages,
 )
 
@@ -45,7 +45,7 @@ class WideResNet(nn.Module):
     def __init__(
         self,
         *,
-        depth: Annotated[int, Field(ge=10, le=1000)] = 28,
+        depth: Depth = 28,
         width: PositiveInt = 10,
         dropout: Probability = 0.0,
         attention: AttentionKind | None = None,
@@ -54,14 +54,9 @@ class WideResNet(nn.Module):
         num_classes: int = NUM_CLASSES,
     ) -> None:
         super().__init__()
-        if depth % 6 != 4:
-            raise UserError(
-                f"Expected `model.network.depth` to be 6 n + 4, but got {depth}; use "
-                f"{depth - (depth - 4) % 6}."
-            )
         widths = [STEM_WIDTH * width * factor for factor in (1, 2, 4)]
         block = partial(PreActivationBlock, attention=attention, dropout=dropout)
-        num_blocks = [(depth - 4) // 6] * 3
+        num_blocks = [num_blocks_at_depth(depth)] * 3
         self.stem = conv3x3(in_channels, STEM_WIDTH)
         self.stages = residual_stages(
             block, STEM_WIDTH, widths, num_blocks, last_drop_path=drop_path
