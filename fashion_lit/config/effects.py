@@ -65,8 +65,8 @@ def check_effects(config: Config, overrides: Sequence[str]) -> None:
         overrides: as `prepare_overrides` returns them.
     """
     typed = {parse_override(text).key_or_group for text in overrides}
-    for key, has_none, reason in RULES:
-        if key in typed and has_none(config):
+    for key, is_without_effect, reason in RULES:
+        if key in typed and is_without_effect(config):
             raise UserError(f"`{key}` has no effect, because {reason}.")
 
 

@@ -115,7 +115,7 @@ def unknown_setting(path: str, known: Sequence[str]) -> str:
     elif meant and (word in OTHER_WORDS or similarity(path, meant[0]) >= CONTAINED):
         hint = question(meant)
     else:
-        hint = _elsewhere(path) or question(meant) or _siblings(path, known)
+        hint = _in_other_choices(path) or question(meant) or _siblings(path, known)
     return f"Unknown setting `{shorten(path)}`{hint}"
 
 
@@ -131,7 +131,7 @@ def suggest(path: str, known: Sequence[str]) -> list[str]:
     return nearest(path, [*known, *(default_groups() if "." not in path else ())])
 
 
-def _elsewhere(path: str) -> str:
+def _in_other_choices(path: str) -> str:
     """Return "; with optimizer=sgd there is `optimizer.momentum`." if other choices have it."""
     for choice, names in _settings_by_choice():
         found = [name for name in names if contains(last_part(name), last_part(path))]

@@ -1,6 +1,6 @@
 """A run that is killed repeatedly and resumed ends bit-identical to an uninterrupted one.
 
-The long version, 65 kills over thirteen runs, takes about 15 minutes: pytest -m long -s
+The long version makes 65 kills over thirteen runs: pytest -m long -s
 """
 
 import os
