@@ -3,9 +3,12 @@ import math
 
 import pytest
 import torch
+import yaml
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LRScheduler
 
-from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS, cosine_factor
+from fashion_lit.config.groups import CONF_DIR
+from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS, cosine_factor, cycle_at
 
 STEPS, EPOCHS = 3760, 20  # report B's
 
@@ -27,6 +30,16 @@ def learning_rates(name: str, lr: float = 0.01, **arguments: object) -> list[flo
     return rates
 
 
+def stepped(optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> list[float]:
+    """The rate of each step under one of torch's schedules."""
+    rates = []
+    for _ in range(STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_cover_every_parameter_once(name: str) -> None:
     module = network()
@@ -44,7 +57,7 @@ def test_optimizers_decay_everything_by_default(name: str) -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step"])
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "cyclic", "cosine_restarts", "step"])
 def test_norms_and_biases_learn_faster_and_decay_alike(scheduler: str) -> None:
     optimizer = OPTIMIZERS["sgd"](
         network(), lr=0.1, weight_decay=0.5, norms_and_biases_lr_factor=16.0
@@ -104,6 +117,42 @@ def test_cosine_factor_without_warmup_is_the_textbook_formula() -> None:
     for step in (0, 25, 50, 99):
         expected = 0.5 * (1 + math.cos(math.pi * step / 100))
         assert cosine_factor(step, 100, 0, 0.0) == pytest.approx(expected)
+
+
+def test_cyclic_matches_torchs_triangular_policies() -> None:
+    for peak_factor, mode in ((1.0, "triangular"), (0.5, "triangular2")):
+        rates = learning_rates("cyclic", num_cycles=4, div_factor=5.0, peak_factor=peak_factor)
+        optimizer = torch.optim.SGD(network().parameters(), lr=0.01)
+        half = STEPS // 8
+        torchs = CyclicLR(optimizer, 0.002, 0.01, half, mode=mode, cycle_momentum=False)  # type: ignore[arg-type]
+        assert rates == pytest.approx(stepped(optimizer, torchs))
+
+
+def test_restarts_match_torchs() -> None:
+    rates = learning_rates("cosine_restarts", num_cycles=4, cycle_growth=3.0, final_factor=0.1)
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.01)
+    assert STEPS % (1 + 3 + 9 + 27) == 0
+    torchs = CosineAnnealingWarmRestarts(optimizer, STEPS // 40, T_mult=3, eta_min=0.001)
+    assert rates == pytest.approx(stepped(optimizer, torchs))
+
+
+@pytest.mark.parametrize("growth", [1.0, 1.5, 2.0, 10.0])
+def test_cycles_of_any_growth_fill_the_run(growth: float) -> None:
+    places = [cycle_at(step, 1001, 3, growth) for step in range(1001)]
+    assert [cycle for cycle, _ in places] == sorted(cycle for cycle, _ in places)
+    counts = [[cycle for cycle, _ in places].count(cycle) for cycle in range(3)]
+    assert counts[1] == pytest.approx(growth * counts[0], abs=growth + 1)
+    assert counts[2] == pytest.approx(growth * counts[1], abs=growth + 1)
+    assert all(0 <= done < 1 for _, done in places)
+
+
+def test_a_longer_decay_ends_at_a_higher_rate() -> None:
+    chosen = yaml.safe_load((CONF_DIR / "scheduler/one_cycle_long_decay.yaml").read_text())
+    del chosen["defaults"]
+    long, usual = learning_rates("one_cycle", **chosen), learning_rates("one_cycle")
+    assert long.index(max(long)) < usual.index(max(usual)) / 2
+    assert long[-1] == pytest.approx(0.01 / 25, rel=1e-3)
+    assert all(a >= b for a, b in zip(long[-STEPS // 10 :], usual[-STEPS // 10 :], strict=True))
 
 
 def test_step_divides_per_epoch() -> None:
