@@ -22,6 +22,10 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         lambda c: c["scheduler"]["name"] == "one_cycle",
         "scheduler=one_cycle moves it between 0.85 and 0.95; choose another schedule",
     ),
+    *(
+        (key, lambda c: c["scheduler"].get("num_cycles") == 1, "scheduler.num_cycles is 1")
+        for key in ("scheduler.cycle_growth", "scheduler.peak_factor")
+    ),
     (
         "trainer.limit_train_batches",
         lambda c: bool(
@@ -47,6 +51,11 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         "model.unfreeze_epoch",
         lambda c: (c["model"].get("unfreeze_epoch") or 0) >= c["trainer"]["max_epochs"],
         "the run ends before that epoch, counted from 0",
+    ),
+    (
+        "model.swa_lr_factor",
+        lambda c: c["model"].get("swa_start") is None,
+        "model.swa_start is null, so no epoch trains at that rate; choose averaging=swa",
     ),
     (
         "model.reinit_stem",

@@ -57,6 +57,7 @@ OTHER_WORDS = {
     "gpu": "trainer.accelerator",
     "cuda": "trainer.accelerator",
     "ema": "model.ema_decay",
+    "swa": "model.swa_start",
     "early_stop": "early_stopping.patience",
     "log_dir": "output_root",
 }

@@ -24,7 +24,7 @@ from fashion_lit.text import quote_value, shorten
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 MAIN_FILE = "train.yaml"
-OPTIONAL_GROUPS = ("experiment", "debug")
+OPTIONAL_GROUPS = ("averaging", "experiment", "debug")
 # Groups that Hydra does not compose: search spaces, and overrides of a multirun.
 SPACES = "search"
 SWEEP = "sweep"

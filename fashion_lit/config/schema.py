@@ -263,6 +263,11 @@ def check_combinations(config: Config) -> None:
             "second phase is as long as the first, but got "
             f"{config['scheduler']['pct_start']}."
         )
+    if model.get("swa_start") is not None and model.get("ema_decay") is not None:
+        raise UserError(
+            "Expected one average of the weights, but both model.ema_decay and model.swa_start are "
+            "set; choose averaging=ema or averaging=swa."
+        )
     if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
         raise UserError(
             "`model.unfreeze_epoch` needs a frozen backbone, but model.freeze_backbone is false; "

@@ -39,6 +39,8 @@ ADDED_SETTINGS = {
     "data.class_sampling": None,
     "init_from": None,
     "model.grey_stem": "repeat",
+    "model.swa_start": None,
+    "model.swa_lr_factor": 0.25,
     "model.network.attention": None,
     "model.network.drop_path": 0.0,
     "augment.rotate": 0.0,
@@ -135,7 +137,8 @@ def check_resumable(recorded: Config, wanted: Config, owner: str, path: Path) ->
         )
         hint = ""
         if "trainer.max_epochs" in forbidden:
-            hint = f" (more epochs need a scheduler that is {' or '.join(OPEN_ENDED)})"
+            hint = f" (more epochs need a scheduler that is {' or '.join(OPEN_ENDED)}"
+            hint += ", without averaging=swa)" if recorded["model"].get("swa_start") else ")"
         remedy = "or start another run"
         new = {key: changed[key][1] for key in forbidden}
         if not any(key.startswith(("model.", "ckpt_path", "init_from")) for key in new):
@@ -173,10 +176,15 @@ def may_change(key: str, recorded: Config, wanted: Config) -> bool:
     """Whether a run may resume with another value of a setting."""
     if key == "trainer.max_epochs":
         more = wanted["trainer"]["max_epochs"] > recorded["trainer"]["max_epochs"]
-        return more and recorded["scheduler"]["name"] in OPEN_ENDED
+        return more and is_open_ended(recorded)
     if key == "data.device":  # augmentation draws on this device; on a GPU "auto" equals "cuda"
         return (recorded["data"]["device"], wanted["data"]["device"]) == ("cuda", "auto")
     return is_result_neutral(key) or key in INEXACT_IF_CHANGED
+
+
+def is_open_ended(config: Config) -> bool:
+    """Return whether the rates of a run's first epochs do not depend on their number."""
+    return config["scheduler"]["name"] in OPEN_ENDED and config["model"].get("swa_start") is None
 
 
 def is_result_neutral(key: str) -> bool:

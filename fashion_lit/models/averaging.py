@@ -1,6 +1,7 @@
-"""Exponential moving average (EMA) of the weights, with recomputed batch statistics.
+"""Averages of the weights over training, exponential (EMA) or over epochs (SWA).
 
-The averaged network is `classifier.average`, which `.eval()` selects; `WeightAveraging` updates it.
+The averaged network is `classifier.average`, which `.eval()` selects; `WeightAveraging` updates it
+and recomputes its batch statistics.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from typing_extensions import override
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule, TrainBatches
@@ -38,28 +39,51 @@ def weights_and_statistics(module: nn.Module) -> list[Tensor]:
 
 
 class WeightAveraging(L.Callback):
-    """Update a classifier's averaged network during training.
+    """Update a classifier's averaged network during training; a subclass says how.
 
-    Every AVERAGE_EVERY_STEPS steps the averaged weights move towards those of the trained network.
     Before each validation, the batch statistics of the averaged network are recomputed from
     training images, because averaging the statistics of many networks does not give those of the
     averaged network: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
-
-    Args:
-        decay: share of the previous average that is kept per step.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self) -> None:
         self._averaged: list[Tensor] = []
         self._trained: list[Tensor] = []
-        self._updated_at = 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         classifier: Any = pl_module
         self._averaged = weights_and_statistics(classifier.average)
         self._trained = weights_and_statistics(classifier.network)
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        classifier: Any = pl_module
+        if trainer.state.fn != TrainerFn.FITTING or classifier.evaluated is classifier.network:
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        norms = trained_norms(classifier.average, classifier.network)
+        batches = statistics_batches(datamodule, pl_module.device, trainer.current_epoch)
+        precision = trainer.precision_plugin
+        with precision.forward_context():
+            recompute_statistics(classifier.average, norms, map(precision.convert_input, batches))
+
+
+class ExponentialAveraging(WeightAveraging):
+    """Move the average towards the trained network every AVERAGE_EVERY_STEPS steps.
+
+    Args:
+        decay: share of the previous average that is kept per step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self._updated_at = 0
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._updated_at = trainer.global_step
 
     @override
@@ -78,17 +102,52 @@ class WeightAveraging(L.Callback):
         update = get_ema_multi_avg_fn(ema_decay_at(num_steps, self.decay))
         update(self._averaged, self._trained, None)  # pyright: ignore[reportArgumentType]
 
+
+def swa_epoch(start: float, num_epochs: int) -> int:
+    """Return the first epoch, from 0, of stochastic weight averaging from a share of a run on."""
+    return min(round(start * num_epochs), num_epochs - 1)
+
+
+class StochasticWeightAveraging(WeightAveraging):
+    """Train at a constant rate from an epoch on, and average the weights at the end of each epoch.
+
+    The rate of a parameter group is its "swa_lr", and the classifier's `num_averaged` counts the
+    epochs; until it is 1, the trained network is evaluated. Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407
+
+    Args:
+        start: share of the run's epochs before the first one that is averaged.
+    """
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.start = start
+
+    def has_started(self, trainer: L.Trainer) -> bool:
+        """Return whether the current epoch is averaged."""
+        return trainer.current_epoch >= swa_epoch(self.start, trainer.max_epochs or 1)
+
     @override
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.has_started(trainer):
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = group["swa_lr"]
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not (trainer.is_last_batch and self.has_started(trainer)):
             return
-        classifier: Any = pl_module
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        norms = trained_norms(classifier.average, classifier.network)
-        batches = statistics_batches(datamodule, pl_module.device, trainer.current_epoch)
-        precision = trainer.precision_plugin
-        with precision.forward_context():
-            recompute_statistics(classifier.average, norms, map(precision.convert_input, batches))
+        num_averaged: Any = pl_module.num_averaged
+        update = get_swa_multi_avg_fn()
+        update(self._averaged, self._trained, num_averaged)  # pyright: ignore[reportArgumentType]
+        num_averaged += 1
 
 
 def statistics_batches(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -22,11 +22,17 @@ from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.metrics import ClassificationMetrics, class_scores
 from fashion_lit.files import has_right_digest
-from fashion_lit.models.averaging import WeightAveraging
+from fashion_lit.models.averaging import (
+    ExponentialAveraging,
+    StochasticWeightAveraging,
+    WeightAveraging,
+    swa_epoch,
+)
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)] | None
+SwaStart = Annotated[float, Field(ge=0, lt=1)] | None
 MIXED_PRECISIONS = ("16-mixed", "bf16-mixed")
 PLAIN_OPTIMIZER = {"name": "adamw", "lr": 1e-3}
 PLAIN_SCHEDULER = {"name": "constant"}
@@ -44,13 +50,17 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: share of the target that is spread over all classes, Szegedy et al. 2016.
         class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal weights.
         ema_decay: decay per step of an exponential moving average of the weights, which is used in
-            evaluation; 0.998 averages over some 500 steps. `WeightAveraging` updates it. None:
-            evaluate the trained weights.
+            evaluation; 0.998 averages over some 500 steps. None: no such average.
+        swa_start: share of the epochs before stochastic weight averaging: the later ones train at
+            a constant rate, and the mean of the weights at their ends is evaluated. None: no such
+            average.
+        swa_lr_factor: that rate, as a share of the optimizer's `lr`.
         optimizer: {"name": one of OPTIMIZERS, **its arguments}.
         scheduler: {"name": one of SCHEDULERS, **its arguments}.
     """
 
     class_weights: Tensor | None
+    num_averaged: Tensor  # (), epochs in the stochastic weight average
 
     def __init__(
         self,
@@ -59,6 +69,8 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: LabelSmoothing,
         class_weights: ClassWeights,
         ema_decay: Decay,
+        swa_start: SwaStart,
+        swa_lr_factor: PositiveFloat,
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
     ) -> None:
@@ -70,7 +82,12 @@ class ImageClassifier(L.LightningModule):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.ema_decay = ema_decay
-        self.average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
+        self.swa_start = swa_start
+        self.swa_lr_factor = swa_lr_factor
+        is_averaged = ema_decay is not None or swa_start is not None
+        self.average = copy.deepcopy(network).requires_grad_(False) if is_averaged else None
+        if swa_start is not None:
+            self.register_buffer("num_averaged", torch.tensor(0))
         self.optimizer = dict(optimizer)
         self.scheduler = dict(scheduler)
         self.train_metrics = ClassificationMetrics(NUM_CLASSES, weights)
@@ -95,14 +112,16 @@ class ImageClassifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 10), whose softmax is the class probabilities.
 
-        In evaluation mode the averaged network computes them, if `ema_decay` is set.
+        In evaluation mode the averaged network computes them, if there is one; see `evaluated`.
         """
         return self.network(images) if self.training else self.evaluated(images)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network used in evaluation mode: the averaged one if `ema_decay` is set."""
-        return self.network if self.average is None else self.average
+        """The network used in evaluation mode: the averaged one, if there is one already."""
+        if self.average is None or (self.swa_start is not None and not self.num_averaged):
+            return self.network
+        return self.average
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy () in float32, smoothed and weighted as configured.
@@ -148,11 +167,19 @@ class ImageClassifier(L.LightningModule):
         return loss, logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that updates the averaged network, if `ema_decay` is set."""
+        """Return the callback that updates the averaged network, if there is one."""
         trainer: Any = self.trainer
-        if self.ema_decay is None or any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
             return []
-        return [WeightAveraging(self.ema_decay)]
+        if self.swa_start is not None:
+            return [StochasticWeightAveraging(self.swa_start)]
+        return [] if self.ema_decay is None else [ExponentialAveraging(self.ema_decay)]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the schedule, unless stochastic weight averaging has set a constant rate."""
+        start, trainer = self.swa_start, self.trainer
+        if start is None or trainer.current_epoch < swa_epoch(start, trainer.max_epochs or 1):
+            super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(
         self,
@@ -202,7 +229,8 @@ class ImageClassifier(L.LightningModule):
         """
         trainer = self.trainer
         num_steps = trainer.estimated_stepping_batches
-        num_epochs = trainer.max_epochs or 1
+        # not max_epochs, because max_steps may end the run earlier
+        num_epochs = num_steps / -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         optimizer_arguments = dict(self.optimizer)
         build_optimizer = OPTIMIZERS[optimizer_arguments.pop("name")]
         if trainer.gradient_clip_val and trainer.precision in MIXED_PRECISIONS:
@@ -210,11 +238,13 @@ class ImageClassifier(L.LightningModule):
         optimizer = build_optimizer(self.network, **optimizer_arguments)
         scheduler_arguments = dict(self.scheduler)
         name = scheduler_arguments.pop("name")
-        if name != "constant" and (num_steps == float("inf") or num_epochs < 1):
+        if name != "constant" and num_steps == float("inf"):
             raise UserError(
                 f"Expected a limited run for scheduler={name}, but trainer.max_epochs and "
                 "trainer.max_steps set no limit; set one, or use scheduler=constant."
             )
+        for group in optimizer.param_groups if self.swa_start is not None else ():
+            group["swa_lr"] = self.swa_lr_factor * group["lr"]
         schedule = SCHEDULERS[name](optimizer, num_steps, num_epochs, **scheduler_arguments)
         if schedule and "monitor" in schedule:  # it has a new value after validations alone
             schedule["frequency"] = trainer.check_val_every_n_epoch or 1

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, final
 
+from pydantic import PositiveFloat
+
 from fashion_lit.models.classifier import (
     PLAIN_OPTIMIZER,
     PLAIN_SCHEDULER,
@@ -10,6 +12,7 @@ from fashion_lit.models.classifier import (
     Decay,
     ImageClassifier,
     LabelSmoothing,
+    SwaStart,
 )
 from fashion_lit.models.networks import network_class
 
@@ -25,6 +28,8 @@ class CNNClassifier(ImageClassifier):
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.
+        swa_start: see ImageClassifier.
+        swa_lr_factor: see ImageClassifier.
         optimizer: see ImageClassifier.
         scheduler: see ImageClassifier.
     """
@@ -36,6 +41,8 @@ class CNNClassifier(ImageClassifier):
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
         ema_decay: Decay = None,
+        swa_start: SwaStart = None,
+        swa_lr_factor: PositiveFloat = 0.25,
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
@@ -45,6 +52,8 @@ class CNNClassifier(ImageClassifier):
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             ema_decay=ema_decay,
+            swa_start=swa_start,
+            swa_lr_factor=swa_lr_factor,
             optimizer=optimizer,
             scheduler=scheduler,
         )

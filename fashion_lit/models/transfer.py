@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import torch
 import torchvision
-from pydantic import AfterValidator, NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -24,6 +24,7 @@ from fashion_lit.models.classifier import (
     Decay,
     ImageClassifier,
     LabelSmoothing,
+    SwaStart,
 )
 from fashion_lit.text import nearest
 
@@ -149,6 +150,8 @@ class TransferClassifier(ImageClassifier):
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.
+        swa_start: see ImageClassifier.
+        swa_lr_factor: see ImageClassifier.
         optimizer: see ImageClassifier.
         scheduler: see ImageClassifier.
     """
@@ -166,6 +169,8 @@ class TransferClassifier(ImageClassifier):
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
         ema_decay: Decay = None,
+        swa_start: SwaStart = None,
+        swa_lr_factor: PositiveFloat = 0.25,
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
@@ -183,6 +188,8 @@ class TransferClassifier(ImageClassifier):
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             ema_decay=ema_decay,
+            swa_start=swa_start,
+            swa_lr_factor=swa_lr_factor,
             optimizer=optimizer,
             scheduler=scheduler,
         )

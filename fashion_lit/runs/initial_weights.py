@@ -89,7 +89,7 @@ def initial_weights(
         name: the network's name.
     """
     saved = checkpoint["state_dict"]
-    prefix = "average." if any(key.startswith("average.") for key in saved) else "network."
+    prefix = "average." if has_average(checkpoint) else "network."
     found = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
     expected = network.state_dict()
     last = [key for key in expected if not key.endswith(("_mean", "_var", "_tracked"))][-1]
@@ -117,6 +117,12 @@ def initial_weights(
     return found
 
 
+def has_average(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint holds averaged weights, of one epoch at least."""
+    saved = checkpoint["state_dict"]
+    return any(key.startswith("average.") for key in saved) and bool(saved.get("num_averaged", 1))
+
+
 def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
     """Copy the weights that `init_from` names into a classifier; return a notice about them."""
     source = source_of(config)
@@ -124,7 +130,7 @@ def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
     checkpoint = read_checkpoint(source)
     weights = initial_weights(checkpoint, classifier.network, source, network_name(config))
     classifier.start_from(weights)
-    averaged = any(key.startswith("average.") for key in checkpoint["state_dict"])
+    averaged = has_average(checkpoint)
     steps = checkpoint[RECORD]["steps_done"]
     new_head = len(weights) < len(classifier.network.state_dict())
     kind = "averaged weights" if averaged else "weights"

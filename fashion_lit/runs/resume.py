@@ -19,12 +19,12 @@ from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import (
     LOCATION_KEYS,
-    OPEN_ENDED,
     Config,
     absolute,
     check_resumable,
     differences,
     init_command,
+    is_open_ended,
     is_result_neutral,
     may_change,
     network_name,
@@ -174,7 +174,7 @@ def check_epochs_left(epochs_done: int, settings: Config, checkpoint: Path) -> N
     max_epochs = settings["trainer"]["max_epochs"]
     if epochs_done < max_epochs:
         return
-    if settings["scheduler"]["name"] in OPEN_ENDED:
+    if is_open_ended(settings):
         remedy = f"type a greater one, such as trainer.max_epochs={epochs_done + 10}"
     else:
         remedy = f"start a new run from its weights: {init_command(checkpoint, {})}"

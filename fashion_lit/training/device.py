@@ -92,7 +92,7 @@ def check_memory(config: Mapping[str, Any]) -> None:
     data, optimizer = config["data"], config["optimizer"]["name"]
     num_weights = check_network(config)
     per_weight = 2 + (2 if optimizer.startswith("adam") else 1)
-    per_weight += config["model"].get("ema_decay") is not None
+    per_weight += any(config["model"].get(key) is not None for key in ("ema_decay", "swa_start"))
     weights = 4 * num_weights * per_weight  # bytes, in float32
     num_images = data.get("num_train", FashionMNIST.num_train)
     num_test = data.get("num_test", FashionMNIST.num_test)

@@ -63,6 +63,8 @@ ANSWERED = [
     (["hydra.run.dir=x", "run_dir=y"], "use run_dir=DIR."),
     (["-m", "seed=1,2", "hydra.sweep.dir=x"], "use sweep_name=NAME and output_root=DIR"),
     (["hydra.job.chdir=true"], "`hydra.job.chdir` has no effect"),
+    (["averaging=none", "model.swa_lr_factor=0.5"], "`model.swa_lr_factor` has no effect, because"),
+    (["scheduler=cyclic", "scheduler.num_cycles=1", "scheduler.peak_factor=0.5"], "_cycles is 1"),
     (["optimizer.momentum=0.1"], "has no effect, because scheduler=one_cycle moves it between"),
     (["trainer.overfit_batches=2", "trainer.limit_train_batches=3"], "overfit_batches limits them"),
     (["trainer.gradient_clip_algorithm=norm"], "because trainer.gradient_clip_val sets no limit."),

@@ -102,6 +102,13 @@ BAD = [
     ("scheduler=one_cycle_three_phase scheduler.pct_start=0.5", "Expected `scheduler.pct_start` to "
      "be less than 0.5 with scheduler.three_phase, whose second phase is as long as the first, "
      "but got 0.5."),
+    ("scheduler=cyclic scheduler.num_cycles=0", "Expected `scheduler.num_cycles` to be at least 1"),
+    ("scheduler=cosine_restarts scheduler.cycle_growth=0.5", "`scheduler.cycle_growth` to be at l"),
+    ("model.swa_start=0.75", "Expected one average of the weights, but both model.ema_decay and "
+     "model.swa_start are set; choose averaging=ema or averaging=swa."),
+    ("averaging=swa model.swa_start=1", "Expected `model.swa_start` to be less than 1, but got 1"),
+    ("averaging=emma", "Expected `averaging` to be one of ema, none, swa, null, but got 'emma'; "
+     "did you mean `averaging=ema`?"),
     ("model=resnet18 model.unfreeze_epoch=1", "model.freeze_backbone is false; set it to true"),
     ("model=resnet18 model.pretrained=false model.weights=w.pth", "model.pretrained is false"),
     ("trainer.check_val_every_n_epoch=0", "`trainer.check_val_every_n_epoch` to be greater than 0"),

@@ -1,6 +1,7 @@
 """ImageClassifier, tested through its two subclasses."""
 
 import copy
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import (
     recompute_statistics,
     statistics_batches,
+    swa_epoch,
     trained_norms,
 )
 from fashion_lit.models.classifier import ImageClassifier
@@ -204,6 +206,72 @@ def test_statistics_of_a_frozen_backbone_stay() -> None:
     for key, value in classifier.average.state_dict().items():
         if "running" in key:
             assert torch.equal(value, before[key])
+
+
+def swa_classifier(**arguments: object) -> CNNClassifier:
+    torch.manual_seed(0)
+    optimizer = {"name": "sgd", "lr": 0.1, "norms_and_biases_lr_factor": 4.0}
+    return CNNClassifier(
+        network=TINY,
+        swa_start=0.5,
+        swa_lr_factor=0.3,
+        optimizer=optimizer,
+        scheduler={"name": "cosine", "warmup_epochs": 0.0},
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def test_swa_averages_the_last_epochs_at_a_constant_rate() -> None:
+    classifier = swa_classifier()
+    assert classifier.average is not None
+    rates: list[list[float]] = []
+    ends: list[dict[str, torch.Tensor]] = []
+    evaluated: list[bool] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+        def on_validation_end(self, *_: object) -> None:
+            state = classifier.network.state_dict()
+            ends.append({key: value.clone() for key, value in state.items()})
+            evaluated.append(classifier.evaluated is classifier.average)
+
+    fit(classifier, num_epochs=6, callbacks=[Watch()])  # two steps an epoch
+    cosine = [0.05 * (1 + math.cos(math.pi * step / 12)) for step in range(6)]
+    assert [rate for rate, _ in rates] == pytest.approx([*cosine, *[0.03] * 6])
+    assert [norms for _, norms in rates] == pytest.approx([4 * rate for rate, _ in rates])
+    assert evaluated == [False, False, False, True, True, True]
+    assert int(classifier.num_averaged) == 3
+    for key, value in classifier.average.named_parameters():  # buffers are recomputed
+        mean = torch.stack([end[key] for end in ends[3:]]).mean(0)
+        torch.testing.assert_close(value, mean)
+
+
+def test_swa_averages_whole_epochs_alone() -> None:
+    classifier = swa_classifier()
+    fit(classifier, num_epochs=2, max_steps=3)  # ends in the second epoch
+    assert int(classifier.num_averaged) == 0
+    assert classifier.evaluated is classifier.network
+
+
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.5, 5), (0.75, 8), (0.99, 9)])
+def test_swa_starts_after_a_share_of_the_epochs(start: float, first: int) -> None:
+    assert swa_epoch(start, 10) == first
+
+
+def test_schedules_count_whole_epochs_in_a_run_that_max_steps_ends() -> None:
+    scheduler = {"name": "cosine", "warmup_epochs": 2.0}
+    classifier = CNNClassifier(network=TINY, scheduler=scheduler)
+    rates: list[float] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(classifier, num_epochs=100, max_steps=6, callbacks=[Watch()])  # two steps an epoch
+    assert rates[:4] == pytest.approx([1e-3 * (step + 1) / 5 for step in range(4)])
+    assert rates[4] == pytest.approx(1e-3)
 
 
 def test_unlimited_run_is_refused_for_a_schedule_that_needs_an_end() -> None:
