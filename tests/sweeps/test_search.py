@@ -72,7 +72,7 @@ def test_drawn_values_depend_on_the_seed_and_earlier_trials() -> None:
     ("arguments", "message"),
     [
         ([], "Expected a setting to search, such as space=lr_batch_size"),
-        (["space=lr"], "Expected `space` to be one of adamw, lr_batch_size, regularization"),
+        (["space=lr"], "Expected `space` to be one of adamw, architecture, lr_batch_size"),
         (["optimizer.lr=tag(log,interval(-1,1))"], "to be a range that can be searched"),
         (["optimizer.lrr=1,2"], "Unknown setting `optimizer.lrr`"),
         (["seed=1,2", "test=true"], "Expected `test` to be false"),
