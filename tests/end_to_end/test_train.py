@@ -117,12 +117,6 @@ def test_debug_one_batch_runs_every_stage(train: Train) -> None:
     assert "test/accuracy" in run.metrics
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "one_cycle", "cosine", "step", "plateau"])
-def test_every_schedule_trains(scheduler: str, train: Train) -> None:
-    run = train(f"scheduler={scheduler}", "trainer.max_epochs=2", "test=false")
-    assert run.status["step"] == 8
-
-
 def test_clipping_and_accumulation_are_passed_on(train: Train) -> None:
     run = train("trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=2", "test=false")
     assert run.status["step"] == 2
