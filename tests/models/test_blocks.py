@@ -1,12 +1,12 @@
 """Attention, stochastic depth and residual blocks, against other implementations."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from timm.layers import EcaModule
+from timm.layers.cbam import CbamModule
+from torch import nn
 from torchvision.ops import SqueezeExcitation as TorchvisionSqueezeExcitation
 
 from fashion_lit.models import attention as attentions
@@ -37,47 +37,30 @@ def test_squeeze_excitation_matches_torchvisions(
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, 3), (64, 3), (128, 5), (256, 5), (512, 5)])
-def test_eca_matches_the_paper(channels: int, size: int) -> None:
+def test_eca_has_the_papers_kernel_sizes(channels: int, size: int) -> None:
     # Equation 12: the odd number next to (log2 C) / 2 + 1 / 2. The authors' tables use 3 and 5.
-    layer = attention("eca", channels)
-    assert layer.conv.weight.shape == (1, 1, size)  # type: ignore[union-attr]
-    x = torch.randn(2, channels, 4, 3)
-    kernel = layer.conv.weight.flatten().tolist()  # type: ignore[union-attr, operator]
-    means = x.mean((2, 3))
-    expected = torch.empty_like(x)
-    for image in range(len(x)):
-        for channel in range(channels):
-            total = 0.0
-            for place, weight in enumerate(kernel):
-                neighbour = channel + place - size // 2
-                if 0 <= neighbour < channels:
-                    total += weight * means[image, neighbour].item()
-            expected[image, channel] = x[image, channel] / (1 + math.exp(-total))
-    torch.testing.assert_close(layer(x), expected)
+    assert attention("eca", channels).conv.weight.shape == (1, 1, size)  # type: ignore[union-attr]
 
 
-def test_cbam_matches_the_paper() -> None:
-    layer = attention("cbam", 64)
-    assert isinstance(layer, attentions.CBAM)
-    layer.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]
-    layer.norm.running_var.fill_(2.0)  # type: ignore[union-attr]
-    layer.eval()
-    x = torch.randn(2, 64, 9, 8)
-    w0, w1 = layer.reduce.weight, layer.expand.weight
-
-    def hidden(pooled: Tensor) -> Tensor:
-        return torch.relu(pooled @ w0.T) @ w1.T
-
-    # Equations 1 to 3: F' = Mc(F) F, F'' = Ms(F') F'
-    flat = x.flatten(2)
-    by_channel = torch.sigmoid(hidden(flat.mean(2)) + hidden(flat.max(2).values))
-    refined = x * by_channel.view(2, 64, 1, 1)
-    two = torch.stack([refined.mean(1), refined.max(1).values], 1)
-    padded = F.pad(two, (3, 3, 3, 3))
-    windows = padded.unfold(2, 7, 1).unfold(3, 7, 1)  # (B, 2, H, W, 7, 7)
-    by_pixel = torch.einsum("bchwij,cij->bhw", windows, layer.conv.weight[0])
-    by_pixel = torch.sigmoid((by_pixel - 0.3) / math.sqrt(2 + layer.norm.eps))
-    torch.testing.assert_close(layer(x), refined * by_pixel[:, None])
+@pytest.mark.parametrize(
+    ("kind", "timms"), [("eca", EcaModule(64)), ("cbam", CbamModule(64, 1 / 16))]
+)
+def test_attention_matches_timms(
+    kind: AttentionKind, timms: nn.Module, copy_in_order: Callable[[nn.Module, nn.Module], None]
+) -> None:
+    torch.manual_seed(0)
+    ours = attention(kind, 64)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)  # so that no weight is 0 or 1
+    copy_in_order(ours, timms)
+    for _ in range(2):  # in training mode, with the batch's statistics; then with the running ones
+        x = torch.randn(3, 64, 9, 8, requires_grad=True)
+        outputs = [module(x) for module in (ours, timms)]
+        torch.testing.assert_close(*outputs)
+        gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]
+        torch.testing.assert_close(*gradients)
+        ours.eval()
+        timms.eval()
 
 
 @pytest.mark.parametrize("kind", KINDS)
