@@ -10,6 +10,7 @@ from fashion_lit import __version__
 # name: (module with a `main(arguments) -> exit code`, description in `fashion-lit --help`)
 COMMANDS = {
     "train": ("fashion_lit.train", "train, validate and test one classifier, or several (-m)"),
+    "find-lr": ("fashion_lit.find_lr", "find a learning rate by a range test, without a run"),
     "search": ("fashion_lit.search", "search for good settings with Optuna"),
     "evaluate": ("fashion_lit.evaluate", "evaluate runs or an ensemble and write an HTML page"),
     "benchmark": ("fashion_lit.benchmark", "compare the speed with the course reports' method"),
@@ -102,6 +103,7 @@ examples:
   fashion-lit train data=synthetic            use synthetic images, no download
   fashion-lit train --cfg job                 print the whole configuration
   fashion-lit train -m optimizer.lr=0.1,0.2   run once for each value
+  fashion-lit find-lr model=report_cnn        suggest a learning rate
   fashion-lit search space=lr_batch_size      let Optuna choose the values
   fashion-lit evaluate runs/NAME              evaluate a run into runs/NAME/report/
   fashion-lit leaderboard sweeps/NAME         rank its runs, best first

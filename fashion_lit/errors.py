@@ -39,7 +39,7 @@ def with_exit_codes(main: Callable[[list[str]], int]) -> Callable[[list[str]], i
     A UserError or an OSError is printed to standard error and gives 2; a signal gives 128 + its
     number (130 for Ctrl-C).
     """
-    command = main.__module__.rpartition(".")[2]
+    command = main.__module__.rpartition(".")[2].replace("_", "-")
 
     @wraps(main)
     def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: training curves, images with predictions, calibration, coverage."""
+"""Figures: training curves, a range test, images with predictions, calibration, coverage."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from fashion_lit.data.fashion_mnist import CLASS_TAGS
-from fashion_lit.evaluation.curves import Curve
+from fashion_lit.evaluation.curves import Curve, RangeCurve
 from fashion_lit.evaluation.scores import Bin
 
 RIGHT, WRONG = "#1a7f37", "#b42318"  # green, red
@@ -69,6 +69,28 @@ def _plot(axes: Axes, curve: Curve, epochs_of_step: float, color: str, label: st
     marker = "." if len(curve) <= 50 else ""
     x = [(step + 1) * epochs_of_step for step, _ in curve]
     axes.plot(x, [value for _, value in curve], color=color, label=label, marker=marker)
+
+
+def range_test_figure(curve: RangeCurve, title: str) -> Figure:
+    """Plot the losses of a range test over the learning rate, with the suggestion marked."""
+    figure = Figure(figsize=(6.4, 3.4), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(curve.rates, curve.losses, ".", color="silver", markersize=4, label="a batch")
+    axes.plot(curve.rates, curve.smoothed, color=TRAIN, label="smoothed")
+    if curve.suggestion is not None:
+        first, last = (curve.rates[index] for index in curve.bottom)
+        axes.axvspan(first, last, color=VAL, alpha=0.15, label="within 5 % of the minimum")
+        label = f"suggestion: {curve.suggestion:.2g}"
+        axes.axvline(curve.suggestion, color=VAL, linestyle="--", label=label)
+    low = min(curve.losses)
+    axes.set_ylim(low - 0.05 * (curve.highest_shown - low), curve.highest_shown)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.set_title(title)
+    axes.legend(loc="lower left")
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def pictures_figure(

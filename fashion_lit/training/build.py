@@ -131,22 +131,14 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
     return callbacks
 
 
-def build_trainer(
-    config: Config,
-    run: RunDirectory,
-    restart: Restart,
-    signals: StopSignals,
-    more_callbacks: Sequence[L.Callback] = (),
-) -> tuple[L.Trainer, ResumeCheckpoints]:
-    """Build Lightning's Trainer and logger; return the Trainer and its `ResumeCheckpoints`."""
+def trainer_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of Lightning's Trainer that the settings give; print notices of them."""
     arguments: dict[str, Any] = dict(config["trainer"])
     arguments.pop("compile", None)  # `compile_network` applies it
-    arguments.pop("enable_progress_bar", None)  # TerminalTable draws the bar
     arguments["strategy"] = choose_strategy(config)
-    max_time = arguments.pop("max_time", None)
     device_type = resolve_accelerator(arguments.get("accelerator", "auto"))
-    requested = arguments.pop("precision")
-    precision, notice = choose_precision(requested, device_type)
+    requested = arguments["precision"]
+    arguments["precision"], notice = choose_precision(requested, device_type)
     set_tf32(requested, device_type)
     if notice:
         rank_zero_only(print)(notice)
@@ -155,6 +147,22 @@ def build_trainer(
             f"{' and '.join(timed)} may select kernels by measured speed, so two runs may not be "
             "bit-identical."
         )
+    return arguments | {
+        "enable_progress_bar": False,  # this project draws its own
+        "use_distributed_sampler": False,  # the data module already gives every rank its share
+    }
+
+
+def build_trainer(
+    config: Config,
+    run: RunDirectory,
+    restart: Restart,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback] = (),
+) -> tuple[L.Trainer, ResumeCheckpoints]:
+    """Build Lightning's Trainer and logger; return the Trainer and its `ResumeCheckpoints`."""
+    arguments = trainer_arguments(config)
+    max_time = arguments.pop("max_time", None)
     resume_checkpoints = ResumeCheckpoints(
         run.last_checkpoint,
         **config["checkpoint"],
@@ -167,12 +175,9 @@ def build_trainer(
     logger = RunLogger(run.path)
     trainer = L.Trainer(
         **arguments,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        enable_progress_bar=False,
         default_root_dir=run.path,
         logger=logger,
         enable_autolog_hparams=False,  # TensorBoardPages logs them with their metrics
-        use_distributed_sampler=False,  # the data module already gives every rank its share
         plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
         callbacks=[
             # The Trainer itself would put it last, but a stop has to be known to those below.

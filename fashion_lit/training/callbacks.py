@@ -1,13 +1,19 @@
-"""Callbacks of every run: reproducible dropout and training speed."""
+"""Callbacks of every run, reproducible dropout and training speed; and the range test's."""
 
+import math
+import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from tqdm import tqdm
 from typing_extensions import override
 
 from fashion_lit.data.randomness import seed_default_generators
+from fashion_lit.evaluation.curves import DIVERGED, smoothed_at
+from fashion_lit.runs.signals import StopSignals
 
 DROPOUT_STREAM = 2  # the data module uses streams 0 and 1
 
@@ -84,3 +90,83 @@ class TrainingSpeed(L.Callback):
             torch.cuda.synchronize(pl_module.device)
         self.seconds += time.perf_counter() - self._since
         self._since = None
+
+
+class RangeTest(L.Callback):
+    """Trains with a learning rate that rises from step to step, and stops if the loss diverges.
+
+    Args:
+        rates: learning rate of each optimizer step. The rate of a parameter group is this times the
+            rate that the group was built with.
+        window: standard deviation of the smoothing window, in steps.
+        signals: stop the test at once.
+        show_bar: draw a progress bar if standard error is a terminal.
+
+    Attributes:
+        losses: mean loss of each step's batches, with the weights before the step; all are finite.
+        diverged: whether the loss became infinite, NaN, or DIVERGED times its minimum.
+    """
+
+    def __init__(
+        self, rates: Sequence[float], window: float, signals: StopSignals, *, show_bar: bool
+    ) -> None:
+        self.rates = rates
+        self.window = window
+        self.signals = signals
+        self.losses: list[float] = []
+        self.diverged = False
+        self._lowest = math.inf
+        self._factors: list[float] = []
+        self._batch_losses: list[float] = []  # of the step in progress
+        self._bar = tqdm(
+            total=len(rates),
+            disable=None if show_bar else True,  # None: only on a terminal
+            unit="step",
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.listen()  # Lightning has installed its own handlers
+        self._factors = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        groups = trainer.optimizers[0].param_groups
+        for group, factor in zip(groups, self._factors, strict=True):
+            group["lr"] = self.rates[len(self.losses)] * factor
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # Lightning divides the loss by the number of batches whose gradients it adds.
+        self._batch_losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        if trainer.global_step == len(self.losses) and math.isfinite(self._batch_losses[-1]):
+            return  # more batches of this step follow
+        loss = statistics.fmean(self._batch_losses)
+        self._batch_losses = []
+        self.diverged = not self._add(loss)
+        trainer.should_stop = self.diverged or len(self.losses) == len(self.rates)
+
+    def _add(self, loss: float) -> bool:
+        """Add the loss of a step; return whether the training still converges."""
+        if not math.isfinite(loss):
+            return False
+        self.losses.append(loss)
+        self._bar.update()
+        smoothed = smoothed_at(self.losses, len(self.losses) - 1, self.window)
+        self._lowest = min(self._lowest, smoothed)
+        return smoothed <= DIVERGED * self._lowest
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._bar.close()

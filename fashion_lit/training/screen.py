@@ -26,21 +26,31 @@ def print_start(
     run_dir: Path,
 ) -> None:
     """Print the network, device, precision, seed, data and directory of a run."""
+    print(f"{describe_start(name, classifier, datamodule, trainer)}\nin {run_dir}")
+    if datamodule.validate_on_test:
+        print(
+            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
+            "below are optimistic; use them only for comparison with course report A."
+        )
+
+
+def describe_start(
+    name: str,
+    classifier: ImageClassifier,
+    datamodule: FashionMNISTDataModule,
+    trainer: L.Trainer,
+) -> str:
+    """Return two lines on the network, device, precision, seed and data of a training."""
     num_parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if trainer.world_size > 1:
         where = f"{trainer.world_size} x {where}"
     threads = f", {torch.get_num_threads()} thread(s)" if device.type == "cpu" else ""
-    print(
+    return (
         f"{name}, {num_parameters:,} parameters, on {where}{threads}, "
-        f"{trainer.precision}, seed {datamodule.seed}\n{datamodule.description}\nin {run_dir}"
+        f"{trainer.precision}, seed {datamodule.seed}\n{datamodule.description}"
     )
-    if datamodule.validate_on_test:
-        print(
-            "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
-            "below are optimistic; use them only for comparison with course report A."
-        )
 
 
 @rank_zero_only
