@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
 
 
 def find(args: argparse.Namespace, signals: StopSignals) -> int:
-    """Check the settings, test the rates, write the picture, and print the suggestion."""
+    """Check the settings, test the rates and show the result; return the exit code."""
     typed = with_config_dirs(args.overrides, args.config_dir)
     check_typed(typed)
     overrides = prepare_overrides(typed)
@@ -119,7 +119,6 @@ def find(args: argparse.Namespace, signals: StopSignals) -> int:
     check_writable(args.output)
     ignore_foreign_ranks(composed.get("trainer"))
     from fashion_lit.evaluation.curves import geometric_rates
-    from fashion_lit.evaluation.figures import range_test_figure
     from fashion_lit.runs.resume import resolve_run_config
     from fashion_lit.training.device import check_machine
     from fashion_lit.training.run import describe
@@ -129,12 +128,19 @@ def find(args: argparse.Namespace, signals: StopSignals) -> int:
     check_one_process(config)
     try:
         rates = geometric_rates(args.min_lr, args.max_lr, args.steps)
-        curve, diverged = test_rates(config, rates, signals)
+        curve, diverged = train_at_rates(config, rates, signals)
     except UserError:
         raise
     except Exception as error:
         print(f"fashion-lit find-lr: {describe(error)}", file=sys.stderr)
         return 1
+    return show(curve, args, diverged=diverged)
+
+
+def show(curve: "RangeCurve", args: argparse.Namespace, *, diverged: bool) -> int:
+    """Write the picture, print curve and suggestion; return the exit code, 1 without suggestion."""
+    from fashion_lit.evaluation.figures import range_test_figure
+
     if len(curve.losses) < MIN_POINTS:
         print(
             f"\nThe loss diverged within {len(curve.losses)} steps, which are too few for a curve; "
@@ -179,7 +185,7 @@ def check_one_process(config: Config) -> None:
         )
 
 
-def test_rates(
+def train_at_rates(
     config: Config, rates: Sequence[float], signals: StopSignals
 ) -> tuple["RangeCurve", bool]:
     """Train once, the rate of step i being rates[i]; return the losses, and whether they diverged.

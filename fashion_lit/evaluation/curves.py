@@ -86,8 +86,13 @@ class RangeCurve:
 
     @cached_property
     def smoothed(self) -> list[float]:
-        """The smoothed losses (N,)."""
-        return [smoothed_at(self.losses, i, self.window) for i in range(len(self.losses))]
+        """The smoothed losses (N,); a batch counts at most as DIVERGED times the lowest loss.
+
+        Without this limit the last losses, which may be huge, would lift the curve before them.
+        """
+        most = DIVERGED * min(self.losses)
+        limited = [min(loss, most) for loss in self.losses]
+        return [smoothed_at(limited, i, self.window) for i in range(len(limited))]
 
     @cached_property
     def bottom(self) -> tuple[int, int]:
