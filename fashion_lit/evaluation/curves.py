@@ -17,9 +17,7 @@ TEST_GROUP = "withheld_test"
 
 WINDOW = 0.15  # standard deviation of the smoothing window, in powers of ten of the learning rate
 TOLERANCE = 0.05  # the bottom of a curve: losses up to this share above the minimum
-DIVERGED = (
-    4.0  # the smoothed loss over its minimum at which a test ends, as in fastai and Lightning
-)
+DIVERGED = 4.0  # a test ends at this multiple of the smoothed minimum, as in fastai and Lightning
 ROWS, COLUMNS = 10, 60  # of a curve drawn in text
 
 
