@@ -2,39 +2,58 @@
 
 fashion-lit evaluate runs/first
 fashion-lit evaluate runs/a runs/b runs/c --output ensemble
+fashion-lit evaluate runs/a runs/b runs/c --weights fit
+fashion-lit evaluate sweeps/lr_bs --select 5
 fashion-lit evaluate runs/a runs/b --compare
 
 Several runs form an ensemble, the mean of their probabilities, which is listed with its members.
+Weights are fitted, and runs selected, on validation images alone; never on test images.
 A run with test=false, as in a sweep, is evaluated on its validation images only.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fashion_lit.config.command_line import CommandParser
+from fashion_lit.config.command_line import CommandParser, positive_integer
 from fashion_lit.config.settings import flatten
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.evaluation.calibration import Calibration, calibrate
-from fashion_lit.evaluation.comparison import compare
-from fashion_lit.evaluation.curves import read_curves
-from fashion_lit.evaluation.figures import pictures_figure
-from fashion_lit.evaluation.page import Evaluation, Result, result_row, sentences, write_evaluation
+from fashion_lit.evaluation.comparison import compare, write_comparison
+from fashion_lit.evaluation.page import (
+    Evaluation,
+    Result,
+    result_table,
+    sentences,
+    write_evaluation,
+)
 from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import classification_report
-from fashion_lit.files import check_writable, png, write_atomically
+from fashion_lit.files import check_writable
 from fashion_lit.runs.directory import RunDirectory, run_of
+from fashion_lit.sweeps.ranking import finished_runs
 from fashion_lit.text import align, quote_command
 from fashion_lit.training.device import tune_malloc
-from fashion_lit.training.facts import describe_run
+from fashion_lit.training.ensembles import (
+    ENSEMBLES,
+    TrainedEnsemble,
+    refuse_test_images,
+    select,
+    with_fitted_weights,
+)
+from fashion_lit.training.facts import describe_evaluation
 from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
 from fashion_lit.training.log_filters import silence_known_messages
 
 OUTPUT = "evaluation"  # default output directory for several runs
-ENSEMBLE = "ensemble"
-NUM_PICTURES = 12  # per model of a comparison
+CONFLICTS = {  # flags that exclude each other, and why
+    ("compare", "weights"): "a comparison tests models, not an ensemble of them",
+    ("compare", "select"): "a comparison tests models, not an ensemble of them",
+    ("weights", "select"): "a selection weighs each run by how often it was chosen",
+    ("checkpoint", "select"): "a selection uses the best checkpoint of each finished run",
+}
 
 
 @with_exit_codes
@@ -42,7 +61,11 @@ def main(arguments: list[str]) -> int:
     """Run `fashion-lit evaluate ARGUMENTS` and return the exit code."""
     parser = CommandParser("evaluate", __doc__)
     parser.add_argument(
-        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="a run, or one of its checkpoints"
+        "run_dirs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR",
+        help="a run, or one of its checkpoints; with --select also a sweep",
     )
     parser.add_argument("--split", choices=("val", "test"), help="default: both, if test=true")
     parser.add_argument(
@@ -53,17 +76,27 @@ def main(arguments: list[str]) -> int:
         "--tta", action="store_true", help="also evaluate with test-time augmentation"
     )
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
+    parser.add_argument(
+        "--weights", choices=("fit",), help="fit weights of the runs on validation images"
+    )
+    parser.add_argument(
+        "--select",
+        type=positive_integer,
+        metavar="N",
+        help="add a run N times, each time the one with which the ensemble is best",
+    )
     parser.add_argument("--compare", action="store_true", help="test whether two models differ")
     args = parser.parse_args(arguments)
     silence_known_messages()
     tune_malloc()
     check_arguments(args)
-    runs = [run_of(path) for path in args.run_dirs]
-    if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
-        raise UserError("Expected each run once, but one was given twice.")
-    models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
+    candidates = find_candidates(args.run_dirs) if args.select else []
+    loaded = TrainedEnsemble([] if args.select else load_runs(args))
     if args.output is not None:
         check_writable(args.output / "metrics.json")
+    if args.select:
+        loaded = select(candidates, args.select)
+    models = loaded.models
     for model in models:
         if model.notice:
             print(f"{model.name}: {model.notice}")
@@ -71,7 +104,7 @@ def main(arguments: list[str]) -> int:
     if args.compare:
         compare_models(models, splits[-1], args.output or Path(OUTPUT))
     else:
-        evaluate(models, splits, args, quote_command("fashion-lit", "evaluate", *arguments))
+        evaluate(loaded, splits, args, quote_command("fashion-lit", "evaluate", *arguments))
     return 0
 
 
@@ -82,13 +115,57 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("Expected each run once, but one of the directories was given twice.")
     if args.compare and (len(paths) < 2 or args.tta):
         raise UserError("Expected two runs or more and no --tta with --compare.")
-    if args.output is not None and RunDirectory(args.output).exists:
+    for (one, other), reason in CONFLICTS.items():
+        if getattr(args, one) and getattr(args, other):
+            raise UserError(
+                f"`--{one}` and `--{other}` exclude each other, because {reason}; leave out one."
+            )
+    if args.weights and len(paths) < 2:
+        raise UserError("Expected two runs or more with --weights, but got one.")
+    output = args.output or Path(OUTPUT)
+    if (args.output or args.select or len(paths) > 1) and RunDirectory(output).exists:
         raise UserError(
-            f"Expected a directory for the evaluation alone, but {args.output} is a run's, and "
+            f"Expected a directory for the evaluation alone, but {output} is a run's, and "
             "files of the run would be replaced; choose another by --output."
         )
     if args.checkpoint not in (None, "best", "last") and len(paths) > 1:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
+
+
+def load_runs(args: argparse.Namespace) -> list[TrainedRun]:
+    """Load the named runs; raises UserError if one is named twice, or has nothing to fit on."""
+    runs = [run_of(path) for path in args.run_dirs]
+    if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
+        raise UserError("Expected each run once, but one was given twice.")
+    models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
+    for model in models if args.weights else ():
+        if model.config["data"]["validate_on_test"]:
+            refuse_test_images(model.name)
+    return models
+
+
+def find_candidates(paths: Sequence[Path]) -> list[Path]:
+    """Return the finished runs to select from; print what is left out, and why.
+
+    Raises UserError unless there are two or more, with validation images.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(
+                f"Expected directories of runs or sweeps with --select, but {path} is none."
+            )
+    candidates, left_out = finished_runs(paths)
+    for text in left_out:
+        print(f"Left out: {text}")
+    if len(candidates) < 2:
+        raise UserError(
+            "Expected two finished runs or more to select from, but found "
+            f"{len(candidates)} in {', '.join(map(str, paths))}."
+        )
+    for run in candidates:
+        if run.settings.get("data.validate_on_test"):
+            refuse_test_images(run.path.name)
+    return [run.path for run in candidates]
 
 
 def checkpoint_of(path: Path, args: argparse.Namespace) -> str | None:
@@ -112,23 +189,33 @@ def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Sp
 
 
 def evaluate(
-    models: Sequence[TrainedRun], splits: Sequence[Split], args: argparse.Namespace, command: str
+    loaded: TrainedEnsemble, splits: Sequence[Split], args: argparse.Namespace, command: str
 ) -> None:
     """Evaluate one model, or an ensemble and its members; write and print the evaluation."""
+    models, several = loaded.models, len(loaded.models) > 1
+    needed: set[Split] = {*splits, "val"} if args.weights else {*splits}
+    known: dict[Split, list[Predictions]] = {
+        split: [predict(model, split) for model in models] for split in needed
+    }
+    if args.weights:
+        loaded = with_fitted_weights(loaded, known["val"])
+    name = loaded.name if several else models[0].name
     results = []
     for split in splits:
-        members = [predict(model, split) for model in models]
-        named = list(zip([model.name for model in models], members, strict=True))
-        if len(models) > 1:
-            named.append((ENSEMBLE, ensemble(members)))
+        named = list(zip(loaded.names, known[split], strict=True))
+        if args.weights:
+            named.append((ENSEMBLES[0], ensemble(known[split])))
+        if several:
+            named.append((name, ensemble(known[split], loaded.weights)))
         if args.tta:
             views = [predict(model, split, augmented=True) for model in models]
-            named.append((f"{named[-1][0]}, views", ensemble(views)))
+            named.append((f"{name}, views", ensemble(views, loaded.weights)))
         results += [result(name, split, predictions) for name, predictions in named]
-    name = ENSEMBLE if len(models) > 1 else models[0].name
     main_result = next(r for r in reversed(results) if r.name == name)
-    evaluation = describe(models, main_result, results, command)
-    output = args.output or (models[0].run.path / "report" if len(models) == 1 else Path(OUTPUT))
+    calibration = calibrated(loaded, main_result, known)
+    evaluation = describe_evaluation(loaded, main_result, results, calibration, command)
+    single = not several and args.select is None
+    output = args.output or (models[0].run.path / "report" if single else Path(OUTPUT))
     write_evaluation(output, evaluation)
     print_results(evaluation, output)
 
@@ -140,64 +227,30 @@ def result(name: str, split: Split, predictions: Predictions) -> Result:
 
 
 def calibrated(
-    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result]
+    loaded: TrainedEnsemble, main_result: Result, known: Mapping[Split, Sequence[Predictions]]
 ) -> Calibration | str:
     """Fit the main result's temperature on validation images, predicting them if need be.
 
     Returns a sentence instead if the models have no validation images in common, or none at all.
+
+    Args:
+        loaded: the models.
+        main_result: the result to calibrate.
+        known: the models' predictions by split.
     """
-    if any(model.config["data"]["validate_on_test"] for model in models):
+    if any(model.config["data"]["validate_on_test"] for model in loaded.models):
         return "No temperature is fitted, because the validation images are the test images."
-    for known in results:
-        if (known.name, known.split) == (main_result.name, "val"):
-            return calibrate(known.predictions, main_result.predictions)
+    members = known.get("val") or [predict(model, "val") for model in loaded.models]
     try:
-        fitted_on = ensemble([predict(model, "val") for model in models])
+        fitted_on = ensemble(members, loaded.weights)
     except UserError:
         return "No temperature is fitted, because the runs have different validation images."
     return calibrate(fitted_on, main_result.predictions)
 
 
-def describe(
-    models: Sequence[TrainedRun], main_result: Result, results: Sequence[Result], command: str
-) -> Evaluation:
-    """Gather the content of the evaluation page of one model or an ensemble."""
-    first = models[0]
-    notices = [f"{model.name}: {model.notice}" for model in models if model.notice]
-    if any(model.config["data"]["validate_on_test"] for model in models):
-        notices.append(
-            "The best epoch was selected on the test images, so the scores are optimistic."
-        )
-    for model in models if len(models) == 1 else ():
-        changed = [text for text in model.run.changed_files() if text.startswith("events.")]
-        notices += [f"{text} since the run finished, so curves may be short." for text in changed]
-    architectures = sorted({model.architecture for model in models})
-    num_parameters = [
-        sum(p.numel() for p in model.classifier.network.parameters()) for model in models
-    ]
-    subtitle = f"{', '.join(architectures)}, {sum(num_parameters):,} parameters"
-    single = len(models) == 1
-    return Evaluation(
-        title=first.name if single else f"Ensemble of {', '.join(m.name for m in models)}",
-        subtitle=f"{subtitle}, seed {first.config['seed']}" if single else subtitle,
-        main=main_result,
-        results=results,
-        calibration=calibrated(models, main_result, results),
-        notices=notices,
-        curves=read_curves(first.run.path) if single else {},
-        num_epochs=max(1, first.run.status.get("epoch", 1)),
-        label_smoothing=first.config["model"]["label_smoothing"],
-        is_weighted=first.config["model"]["class_weights"] is not None,
-        runs=[describe_run(model) for model in models],
-        command=command,
-        with_references=first.config["data"]["name"] == "fashion_mnist",
-    )
-
-
 def print_results(evaluation: Evaluation, output: Path) -> None:
     """Print the results, their interpretation, and where the evaluation is."""
-    head = ["model", "split", "accuracy", "95 % interval", "macro F1", "log-loss", "calibration"]
-    for row in align([head, *(result_row(result) for result in evaluation.results)]):
+    for row in align(result_table(evaluation)):
         print("  ".join(row).rstrip())
     main_result = evaluation.main
     print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
@@ -222,20 +275,8 @@ def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> 
     names = [group[0].name for group in groups]
     comparison = compare(names[0], names[1], first, second)
     print(comparison.text)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "comparison.txt", f"{comparison.text}\n")
     one, other = first[min(first)], second[min(second)]
-    sides = {
-        "only_first": (names[0], comparison.only_first, other),
-        "only_second": (names[1], comparison.only_second, one),
-    }
-    for file_name, (name, chosen, loser) in sides.items():
-        places = chosen.nonzero()[:NUM_PICTURES, 0]
-        if len(places):
-            shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
-            title = f"Only {name} gets these right; the other predicts"
-            figure = pictures_figure(*shown, CLASS_NAMES, title)
-            write_atomically(output / f"{file_name}.png", png(figure))
+    write_comparison(output, comparison, (names[0], one), (names[1], other))
     print(f"\nImages that only one model gets right are in {output.absolute()}.")
 
 

@@ -45,7 +45,20 @@ def calibrate(fitted_on: Predictions, predictions: Predictions) -> Calibration:
     return Calibration(temperature, score(calibrated, predictions.labels, CLASS_NAMES))
 
 
-def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
+def calibrated_log_loss(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the log-loss at the temperature with the smallest one, in nats.
+
+    Unlike the log-loss itself it does not favour a model for its confidence alone, such as one
+    without label smoothing. The temperature is exact to 0.2 %, the loss to about 1e-6.
+    """
+    temperature = fit_temperature(probabilities, labels, num_halvings=12)
+    likelihood = apply_temperature(probabilities, temperature).gather(1, labels[:, None])
+    return float(-as_logits(likelihood).mean())
+
+
+def fit_temperature(
+    probabilities: Tensor, labels: Tensor, *, num_halvings: int = NUM_HALVINGS
+) -> float:
     """Return the temperature with the smallest log-loss, in [LOWEST, HIGHEST].
 
     The log-loss is convex in 1 / T, so its derivative changes its sign at most once: bisection
@@ -54,11 +67,12 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     Args:
         probabilities: (N, C), each row sums to 1.
         labels: true classes (N,) int64.
+        num_halvings: of the interval of temperatures.
     """
     logits = as_logits(probabilities)
     of_label = logits.gather(1, labels[:, None])[:, 0]
     low, high = LOWEST, HIGHEST
-    for _ in range(NUM_HALVINGS):
+    for _ in range(num_halvings):
         temperature = (low * high) ** 0.5
         expected = ((logits / temperature).softmax(1) * logits).sum(1)
         if expected.mean() > of_label.mean():  # too confident

@@ -8,15 +8,21 @@ Models that were trained with several seeds are compared seed by seed.
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
+from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
+from fashion_lit.evaluation.figures import pictures_figure
 from fashion_lit.evaluation.narrative import percent
 from fashion_lit.evaluation.predictions import Predictions, same_images
 from fashion_lit.evaluation.statistics import mcnemar, student_interval
+from fashion_lit.files import png, write_atomically
 
 LEVEL = 0.05  # significance level
+NUM_PICTURES = 12  # of each model
+Named = tuple[str, Predictions]
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,30 @@ def compare(
         only_first=one.correct & ~other.correct,
         only_second=other.correct & ~one.correct,
     )
+
+
+def write_comparison(output: Path, comparison: Comparison, first: Named, second: Named) -> None:
+    """Write the text of a comparison, and pictures of images that one model alone gets right.
+
+    Args:
+        output: directory, which is created if missing.
+        comparison: the comparison.
+        first: the first model's name and its predictions with the lowest common seed.
+        second: those of the second model.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "comparison.txt", f"{comparison.text}\n")
+    sides = {
+        "only_first": (first[0], comparison.only_first, second[1]),
+        "only_second": (second[0], comparison.only_second, first[1]),
+    }
+    for file_name, (name, chosen, loser) in sides.items():
+        places = chosen.nonzero()[:NUM_PICTURES, 0]
+        if len(places):
+            shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
+            title = f"Only {name} gets these right; the other predicts"
+            figure = pictures_figure(*shown, CLASS_NAMES, title)
+            write_atomically(output / f"{file_name}.png", png(figure))
 
 
 def verdict(

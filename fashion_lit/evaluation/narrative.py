@@ -109,6 +109,28 @@ def describe_temperature(before: Scores, calibration: Calibration, split: str) -
     return f"{text}, on the images it was fitted on." if split == "val" else f"{text}."
 
 
+def describe_fitted_weights(weights: Mapping[str, float], num_images: int) -> str:
+    """State the weights of an ensemble's members, which `fit_weights` found."""
+    listed = ", ".join(f"{percent(weight, 1)} {name}" for name, weight in weights.items())
+    return (
+        f"The weights of the weighted ensemble minimise the log-loss on the {num_images:,} "
+        f"validation images: {listed}. So its scores on these images are optimistic."
+    )
+
+
+def describe_selection(counts: Mapping[str, int], num_candidates: int, num_images: int) -> str:
+    """State an ensemble's members and how often `select_members` chose each."""
+    listed = ", ".join(f"{count} × {name}" for name, count in counts.items())
+    num_rounds = sum(counts.values())
+    rounds = "one round" if num_rounds == 1 else f"each of {num_rounds:,} rounds"
+    return (
+        f"The selected ensemble is {listed}, chosen from {num_candidates:,} runs (Caruana et al. "
+        f"2004): in {rounds}, the run was added with which the ensemble's log-loss at its best "
+        f"temperature on the {num_images:,} validation images is smallest. So its scores on these "
+        "images are optimistic."
+    )
+
+
 def describe_fit(curves: Mapping[str, Curve]) -> str:
     """Interpret the last epoch's gap between training and validation accuracy; "" if unknown."""
     found = [curves.get(f"{split}/accuracy") for split in ("train", "val")]

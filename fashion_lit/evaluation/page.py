@@ -38,12 +38,14 @@ from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
 from fashion_lit.evaluation.tables import (
+    SCORE_HEADS,
     class_rows,
     class_table,
     classification_report,
     confusion_matrix_figure,
     flat_metrics,
     macro_f1,
+    score_cells,
 )
 from fashion_lit.files import png, write_atomically
 
@@ -121,6 +123,8 @@ class Evaluation:
         num_epochs: number of epochs at the last step of the curves.
         label_smoothing: of the losses in the curves.
         is_weighted: whether classes have weights in these losses.
+        weights: of an ensemble's members, by their names in `results`; {} if all are equal.
+        weighing: sentences on where the weights come from.
         runs: the run, or the members of an ensemble.
         command: the command that wrote the page.
         with_references: compare with the course reports, which used the real test set.
@@ -136,6 +140,8 @@ class Evaluation:
     num_epochs: float = 1
     label_smoothing: float = 0.0
     is_weighted: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    weighing: str = ""
     runs: Sequence[RunFacts] = ()
     command: str = ""
     with_references: bool = False
@@ -148,7 +154,7 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
     table = classification_report(scores.confusion, CLASS_NAMES)
     write_atomically(output / "classification_report.txt", table)
     write_atomically(output / "classification_report.csv", class_table(scores))
-    metrics: dict[str, float] = {}
+    metrics = {f"weight/{name}": weight for name, weight in evaluation.weights.items()}
     for result in evaluation.results:  # the main model's metrics have no prefix
         prefix = "" if result.name == evaluation.main.name else f"{result.name}/"
         numbers = flat_metrics(result.scores, result.split)
@@ -200,7 +206,7 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
         notices=evaluation.notices,
         numbers=headline(main),
         sentences=sentences(evaluation),
-        rows=[result_row(result) for result in evaluation.results],
+        rows=result_table(evaluation),
         split_name=SPLIT_NAMES[main.split],
         classes=class_rows(main.scores, references),
         reference_names=[reference.name for reference in references],
@@ -238,6 +244,7 @@ def sentences(evaluation: Evaluation) -> list[str]:
     """Return the summary of the page, one sentence per item."""
     main = evaluation.main
     summary = describe(main.scores, main.split, CLASS_NAMES)
+    summary[1:1] = [evaluation.weighing] if evaluation.weighing else []
     if isinstance(evaluation.calibration, Calibration):
         summary.append(describe_temperature(main.scores, evaluation.calibration, main.split))
     else:
@@ -269,21 +276,21 @@ def headline(result: Result) -> list[tuple[str, str]]:
     scores = result.scores
     return [
         (f"accuracy, {SPLIT_NAMES[result.split]}", percent(scores.accuracy)),
-        ("95 % interval", " to ".join(f"{100 * end:.2f}" for end in scores.interval)),
+        ("95 % interval", score_cells(scores)[1]),
         ("macro F1", macro_f1(scores)),
         ("calibration error", percent(scores.calibration_error)),
     ]
 
 
-def result_row(result: Result) -> list[str]:
-    """Return one result's row of the table of models and splits."""
-    scores = result.scores
-    return [
-        result.name,
-        SPLIT_NAMES[result.split],
-        percent(scores.accuracy),
-        " to ".join(f"{100 * end:.2f}" for end in scores.interval),
-        macro_f1(scores),
-        f"{scores.log_loss:.4f}",
-        percent(scores.calibration_error),
+def result_table(evaluation: Evaluation) -> list[list[str]]:
+    """Return the table of models and splits, its head first."""
+    rows = [["model", "split", *SCORE_HEADS]]
+    rows += [
+        [result.name, SPLIT_NAMES[result.split], *score_cells(result.scores)]
+        for result in evaluation.results
     ]
+    if evaluation.weights:
+        cells = {name: percent(weight, 1) for name, weight in evaluation.weights.items()}
+        rows = [[*row, cells.get(row[0], "")] for row in rows]
+        rows[0][-1] = "weight"
+    return rows

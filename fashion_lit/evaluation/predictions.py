@@ -1,4 +1,4 @@
-"""Predictions of models on the images of a split."""
+"""Predictions of models on the images of a split, and their mean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +37,15 @@ class Predictions:
         return self.predicted == self.labels
 
     @property
+    def likelihood(self) -> Tensor:
+        """The probability of each image's true class: (N,) float64, more than 0.
+
+        One that underflowed to 0, whose log-loss would be infinite, is the smallest float32.
+        """
+        likelihood = self.probabilities.double().gather(1, self.labels[:, None])[:, 0]
+        return likelihood.clamp(min=torch.finfo(torch.float32).tiny)
+
+    @property
     def confidence(self) -> Tensor:
         """The probability of the predicted class: (N,) float32."""
         return self.probabilities.max(1).values
@@ -52,11 +61,20 @@ def same_images(members: Sequence[Predictions]) -> None:
             )
 
 
-def ensemble(members: Sequence[Predictions]) -> Predictions:
+def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
     """Return predictions with the members' mean probabilities.
 
     Raises UserError unless all members predict the same images.
+
+    Args:
+        members: the members' predictions.
+        weights: weight of each member, not negative; their sum is 1. None: all are equal.
     """
     same_images(members)
-    mean = torch.stack([member.probabilities for member in members]).mean(0)
+    if weights is None:
+        mean = torch.stack([member.probabilities for member in members]).mean(0)
+    else:
+        pairs = zip(weights, members, strict=True)
+        parts = [weight * member.probabilities.double() for weight, member in pairs]
+        mean = torch.stack(parts).sum(0).float()
     return Predictions(mean, members[0].labels, members[0].images)

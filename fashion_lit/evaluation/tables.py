@@ -12,11 +12,13 @@ from torch import Tensor
 
 from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluation.metrics import class_scores
+from fashion_lit.evaluation.narrative import percent
 from fashion_lit.evaluation.reference import Reference
 from fashion_lit.evaluation.scores import Scores
 
 AVERAGES: tuple[Literal["macro", "weighted"], ...] = ("macro", "weighted")
 UNKNOWN = "–"
+SCORE_HEADS = ("accuracy", "95 % interval", "macro F1", "log-loss", "calibration error")
 DIAGONAL = "#d9d9d9"  # light grey, in the confusion matrix
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
@@ -91,6 +93,17 @@ def class_table(scores: Scores) -> str:
 def macro_f1(scores: Scores) -> str:
     """Format macro F1, or return UNKNOWN if a class has no images."""
     return f"{scores.classes.average('macro')[2]:.3f}" if bool(scores.present.all()) else UNKNOWN
+
+
+def score_cells(scores: Scores) -> list[str]:
+    """Return the cells of SCORE_HEADS for one model and split."""
+    return [
+        percent(scores.accuracy),
+        " to ".join(f"{100 * end:.2f}" for end in scores.interval),
+        macro_f1(scores),
+        f"{scores.log_loss:.4f}",
+        percent(scores.calibration_error),
+    ]
 
 
 def class_rows(scores: Scores, references: Sequence[Reference]) -> list[dict[str, Any]]:

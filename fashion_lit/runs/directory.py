@@ -292,6 +292,7 @@ def run_of(path: Path) -> RunDirectory:
     more = f" and {len(newest) - MAX_LISTED:,} more" if len(newest) > MAX_LISTED else ""
     raise UserError(
         f"Expected the directory of a run, but {path} holds {len(newest):,}: {listed}{more} "
-        "(newest first); name one of them, or rank them by "
-        f"{quote_command('fashion-lit', 'leaderboard', str(path))}."
+        "(newest first); name one of them, rank them by "
+        f"{quote_command('fashion-lit', 'leaderboard', str(path))}, or choose an ensemble by "
+        f"{quote_command('fashion-lit', 'evaluate', str(path), '--select', '5')}."
     )

@@ -105,6 +105,25 @@ def read_run(folder: Path) -> Run:
         return Run(folder, {}, {}, "damaged", str(error))
 
 
+def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Return the finished runs in some folders, and what is wrong with each of the others.
+
+    Args:
+        folders: runs, and folders of runs such as a sweep; a run in two of them counts once.
+    """
+    groups = [[read_run(f)] if RunDirectory(f).exists else read_runs(f) for f in folders]
+    runs = {run.path.resolve(): run for group in groups for run in group}
+    finished, others = [], []
+    for run in runs.values():
+        if run.state != "finished":
+            others.append(f"{run.path} is {run.state}: {run.note}")
+        elif not RunDirectory(run.path).best_checkpoint.is_file():
+            others.append(f"{run.path} has lost its best checkpoint")
+        else:
+            finished.append(run)
+    return finished, others
+
+
 def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if status["state"] == "pruned":
         return str(status["reason"])

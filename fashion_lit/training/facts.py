@@ -1,4 +1,4 @@
-"""What an evaluation page says of a run: when, how long, on what and by which command it trained.
+"""What an evaluation page says of its runs: when, how long, on what, by which command they trained.
 
 describe_run(load_run(RunDirectory(Path("runs/first"))))
 
@@ -7,16 +7,20 @@ Only what the run recorded; what an earlier version did not record is left out.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from fashion_lit.config.command import changed_settings, train_overrides
 from fashion_lit.config.settings import leaves
-from fashion_lit.evaluation.page import RunFacts
+from fashion_lit.evaluation.calibration import Calibration
+from fashion_lit.evaluation.curves import read_curves
+from fashion_lit.evaluation.page import Evaluation, Result, RunFacts
 from fashion_lit.files import event_files
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.text import quote_command
+from fashion_lit.training.ensembles import TrainedEnsemble
 from fashion_lit.training.inference import TrainedRun
 
 
@@ -43,6 +47,48 @@ def describe_run(model: TrainedRun) -> RunFacts:
             for key, value in leaves(model.config).items()
             if key not in changed
         ],
+    )
+
+
+def describe_evaluation(
+    ensemble: TrainedEnsemble,
+    main_result: Result,
+    results: Sequence[Result],
+    calibration: Calibration | str,
+    command: str,
+) -> Evaluation:
+    """Gather the content of the evaluation page of one model or an ensemble."""
+    models, names = ensemble.models, ensemble.names
+    first, single = models[0], len(models) == 1
+    notices = [f"{model.name}: {model.notice}" for model in models if model.notice]
+    if any(model.config["data"]["validate_on_test"] for model in models):
+        notices.append(
+            "The best epoch was selected on the test images, so the scores are optimistic."
+        )
+    for model in models if single else ():
+        changed = [text for text in model.run.changed_files() if text.startswith("events.")]
+        notices += [f"{text} since the run finished, so curves may be short." for text in changed]
+    architectures = sorted({model.architecture for model in models})
+    num_parameters = [
+        sum(p.numel() for p in model.classifier.network.parameters()) for model in models
+    ]
+    subtitle = f"{', '.join(architectures)}, {sum(num_parameters):,} parameters"
+    return Evaluation(
+        title=first.name if single else f"Ensemble of {', '.join(names)}",
+        subtitle=f"{subtitle}, seed {first.config['seed']}" if single else subtitle,
+        main=main_result,
+        results=results,
+        calibration=calibration,
+        notices=notices,
+        curves=read_curves(first.run.path) if single else {},
+        num_epochs=max(1, first.run.status.get("epoch", 1)),
+        label_smoothing=first.config["model"]["label_smoothing"],
+        is_weighted=first.config["model"]["class_weights"] is not None,
+        weights=ensemble.named_weights,
+        weighing=ensemble.weighing,
+        runs=[replace(describe_run(m), name=n) for m, n in zip(models, names, strict=True)],
+        command=command,
+        with_references=first.config["data"]["name"] == "fashion_mnist",
     )
 
 

@@ -1,0 +1,153 @@
+"""Ensembles of trained runs, whose members or weights are chosen on validation images alone.
+
+ensemble = select([Path("sweeps/lr/a"), Path("sweeps/lr/b")], num_rounds=5)
+ensemble.named_weights  # {"a": 0.8, "b": 0.2}
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from tqdm import tqdm
+
+from fashion_lit.errors import UserError
+from fashion_lit.evaluation.calibration import calibrated_log_loss
+from fashion_lit.evaluation.narrative import describe_fitted_weights, describe_selection
+from fashion_lit.evaluation.predictions import Predictions, same_images
+from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.training.inference import TrainedRun, load_run, predict
+
+GAP = 1e-5  # nats, at most, between the log-loss of fitted weights and the smallest one
+ENSEMBLES = ("ensemble", "weighted ensemble", "selected ensemble")  # names in tables
+
+
+@dataclass(frozen=True)
+class TrainedEnsemble:
+    """One trained run, or several whose probabilities are averaged.
+
+    Args:
+        models: the runs.
+        name: what tables call several of them, of ENSEMBLES.
+        weights: the weight of each run; None: all are equal.
+        weighing: sentences on where the weights come from.
+    """
+
+    models: Sequence[TrainedRun]
+    name: str = ENSEMBLES[0]
+    weights: Sequence[float] | None = None
+    weighing: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The runs' names; their paths if these, with an ensemble's, are not distinct."""
+        names = [model.name for model in self.models]
+        if len(names) == 1 or len({*names, *ENSEMBLES}) == len(names) + len(ENSEMBLES):
+            return names
+        paths = [model.run.path.absolute() for model in self.models]
+        if len(set(paths)) == len(paths):
+            return [path.as_posix() for path in paths]
+        return [model.checkpoint.absolute().as_posix() for model in self.models]
+
+    @property
+    def named_weights(self) -> dict[str, float]:
+        """The weights by the runs' names; {} if all are equal."""
+        return dict(zip(self.names, self.weights, strict=True)) if self.weights else {}
+
+
+def refuse_test_images(name: str) -> NoReturn:
+    """Raise UserError for a run whose validation images are its test images."""
+    raise UserError(
+        "Expected runs with validation images of their own, to choose an ensemble on them, but "
+        f"those of {name} are the test images (data.validate_on_test=true); leave it out."
+    )
+
+
+def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
+    """Select an ensemble on validation images and load its members; print what they are.
+
+    Of each candidate only the probabilities stay in memory. Raises UserError if the validation
+    images differ, or if fewer than two candidates can be loaded.
+
+    Args:
+        candidates: directories of finished runs.
+        num_rounds: how often a run is added, as in `select_members`.
+    """
+    found: dict[Path, Predictions] = {}
+    for path in tqdm(candidates, desc="predict", unit="run", disable=None, leave=False):
+        try:
+            model = load_run(RunDirectory(path))
+        except UserError as error:
+            tqdm.write(f"Left out: {path}: {error}", file=sys.stdout)
+            continue
+        predictions = predict(model, "val")
+        first = next(iter(found.values()), predictions)
+        same_images([first, predictions])
+        found[path] = replace(first, probabilities=predictions.probabilities)
+    if len(found) < 2:
+        raise UserError("Expected two runs or more to select from, but the others are damaged.")
+    counts = select_members(list(found.values()), num_rounds)
+    chosen = {path: count for path, count in zip(found, counts, strict=True) if count}
+    print(f"Selected from {len(found):,} runs:")
+    print("\n".join(f"  {count} × {path}" for path, count in chosen.items()))
+    models = [load_run(RunDirectory(path)) for path in chosen]
+    weights = [count / num_rounds for count in chosen.values()]
+    selected = TrainedEnsemble(models, ENSEMBLES[2], weights)
+    named = dict(zip(selected.names, chosen.values(), strict=True))
+    num_images = len(next(iter(found.values())).labels)
+    return replace(selected, weighing=describe_selection(named, len(found), num_images))
+
+
+def select_members(candidates: Sequence[Predictions], num_rounds: int) -> list[int]:
+    """Select an ensemble greedily; return how often each candidate is in it.
+
+    Each round adds the candidate, which may be in the ensemble already, with which the ensemble's
+    `calibrated_log_loss` is smallest; of equal ones the first. This is selection with replacement
+    in Caruana et al. 2004, "Ensemble selection from libraries of models". The accuracy has many
+    ties, and the log-loss itself prefers confident candidates to accurate ones.
+
+    Args:
+        candidates: predictions of the same images.
+        num_rounds: the sum of the counts.
+    """
+    labels = candidates[0].labels
+    counts = [0] * len(candidates)
+    total = torch.zeros_like(candidates[0].probabilities)
+    for size in range(1, num_rounds + 1):
+        losses = [calibrated_log_loss((total + c.probabilities) / size, labels) for c in candidates]
+        best = losses.index(min(losses))
+        counts[best] += 1
+        total = total + candidates[best].probabilities
+    return counts
+
+
+def with_fitted_weights(plain: TrainedEnsemble, members: Sequence[Predictions]) -> TrainedEnsemble:
+    """Return an ensemble whose weights are fitted to its members' validation predictions."""
+    same_images(members)
+    fitted = replace(plain, name=ENSEMBLES[1], weights=fit_weights(members))
+    text = describe_fitted_weights(fitted.named_weights, len(members[0].labels))
+    return replace(fitted, weighing=text)
+
+
+def fit_weights(members: Sequence[Predictions]) -> list[float]:
+    """Return the weights of an ensemble's members with the smallest log-loss.
+
+    The problem is convex. Expectation-maximisation from equal weights never raises the log-loss;
+    it is the method of Smyth and Wolpert 1999, "Linearly combining density estimators via
+    stacking". A step multiplies the weights by factors; by Jensen's inequality, the log of the
+    largest factor bounds how much lower the log-loss can be, and the fit ends when that is GAP.
+
+    Args:
+        members: the members' predictions of M models.
+
+    Returns:
+        M weights, not negative; their sum is 1.
+    """
+    likelihoods = torch.stack([member.likelihood for member in members])  # (M, N)
+    weights = torch.full((len(likelihoods),), 1 / len(likelihoods), dtype=torch.float64)
+    num_images = likelihoods.shape[1]
+    while (factors := likelihoods @ (num_images * weights @ likelihoods) ** -1).max().log() > GAP:
+        weights = weights * factors
+    return (weights / weights.sum()).tolist()
