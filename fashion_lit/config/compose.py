@@ -30,7 +30,7 @@ from fashion_lit.config.groups import (
     parse_override,
     set_by_choice,
 )
-from fashion_lit.config.settings import LOCATION_KEYS, Config
+from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute
 from fashion_lit.errors import UserError
 from fashion_lit.text import quote_command, shorten
 
@@ -144,13 +144,19 @@ def _compose_job(overrides: list[str]) -> Config:
 
 
 def to_plain(config: DictConfig) -> Config:
-    """Resolve a composed configuration to plain dicts, lists, numbers, strings and None."""
+    """Resolve a composed configuration to plain dicts, lists, numbers, strings and None.
+
+    One teacher becomes a list, too, and their paths absolute.
+    """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
     for key in ("run_dir", "output_root"):
         if isinstance(settings.get(key), str):
             settings[key] = os.path.expanduser(settings[key])  # noqa: PTH111
+    if (teachers := settings.get("teacher")) is not None:
+        places = teachers if isinstance(teachers, list) else [teachers]
+        settings["teacher"] = [absolute(place) for place in places]
     return settings
 
 

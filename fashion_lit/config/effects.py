@@ -62,6 +62,10 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         lambda c: c["model"].get("reinit_stem") is True and not c["model"]["pretrained"],
         "model.pretrained=false initialises all layers",
     ),
+    *(
+        (key, lambda c: c.get("teacher") is None, "`teacher` names no run to learn from")
+        for key in ("distillation", "distillation.weight", "distillation.temperature")
+    ),
 )
 NAMES = ("optimizer.name", "scheduler.name", "data.name", "model.name", "model.network.name")
 

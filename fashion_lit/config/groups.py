@@ -30,7 +30,8 @@ SPACES = "search"
 SWEEP = "sweep"
 SEARCH_PATH = "hydra.searchpath"
 # Settings whose values are names and paths, also where they look like a number.
-PLACES = ("sweep_name", "run_dir", "output_root", "ckpt_path", "init_from")
+PLACES = ("sweep_name", "run_dir", "output_root", "ckpt_path", "init_from", "teacher")
+SEVERAL = re.compile(r"(\[?)([^\[\](){}\"']+)(\]?)")  # places in Hydra's grammar, without quotes
 PACKAGE_HEADER = re.compile(r"^# @package (\S+)", re.MULTILINE)
 
 
@@ -81,11 +82,23 @@ def _in_hydras_grammar(text: str) -> str:
         return f"{re.sub('[/ ]', '_', key)}{equals}{value}"
     if key.lstrip("+") not in PLACES or not value or value[0] in "\"'":
         return text
+    if key.lstrip("+") == "teacher" and (several := SEVERAL.fullmatch(value)):
+        start, places, end = several.groups()
+        return f"{key}={start}{','.join(map(_as_place, places.split(',')))}{end}"
     try:
         parse_override(text)
     except UserError:
         return f"{key}={quote_value(value)}"
     return text
+
+
+def _as_place(text: str) -> str:
+    """Return one of several places, quoted if Hydra would not read it as text; null stays null."""
+    try:
+        is_text = isinstance(parse_override(f"teacher={text}").value(), str | None)
+    except UserError:
+        is_text = False
+    return text if is_text else quote_value(text)
 
 
 def _own_directory(name: str) -> Path:

@@ -76,7 +76,7 @@ def as_text(key: str, text: str, override: Override) -> str | None:
     if key not in PLACES:
         return None
     if override.is_sweep_override():
-        if key in ("ckpt_path", "init_from"):
+        if key in ("ckpt_path", "init_from", "teacher"):
             return None
         raise UserError(f"Expected one `{key}`, but got several: {shorten(text)}.")
     value = override.value()
@@ -84,6 +84,16 @@ def as_text(key: str, text: str, override: Override) -> str | None:
         raise UserError(f"Expected a name or a path for `{key}`, but got {str(value)!r}.")
     is_word = isinstance(value, bool | int | float)
     return f"{key}={quote_value(text.partition('=')[2])}" if is_word else None
+
+
+def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:
+    """Return a single run's overrides with `teacher=a,b` as the list of two that it means."""
+    listed = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        several = key.lstrip("+") == "teacher" and parse_override(text).is_choice_sweep()
+        listed.append(f"{key}=[{value}]" if several else text)
+    return listed
 
 
 def check_key(key: str, override: Override) -> None:

@@ -33,6 +33,7 @@ from fashion_lit.data.types import pair_of
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import CLASSIFIERS, check_network
 from fashion_lit.models.cnn import CNNClassifier
+from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
@@ -108,6 +109,8 @@ def run_schema(config: Config) -> type[BaseModel]:
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
         init_from=(str | None, None),
+        teacher=(Annotated[list[NonEmptyText], Field(min_length=1)] | None, None),
+        distillation=(object_schema(**keyword_fields(Distillation)), None),
         output_root=(NonEmptyText, ...),
         run_dir=(NonEmptyText, ...),
         sweep_name=(NonEmptyText, ...),

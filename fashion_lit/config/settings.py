@@ -38,6 +38,9 @@ ADDED_SETTINGS = {
     "data.train_size": None,
     "data.class_sampling": None,
     "init_from": None,
+    "teacher": None,
+    "distillation.weight": 0.9,
+    "distillation.temperature": 4.0,
     "model.grey_stem": "repeat",
     "model.swa_start": None,
     "model.swa_lr_factor": 0.25,
@@ -148,6 +151,21 @@ def check_resumable(recorded: Config, wanted: Config, owner: str, path: Path) ->
             f"continue it, {remedy}."
         )
     return wanted
+
+
+def check_epochs_left(epochs_done: int, settings: Config, checkpoint: Path) -> None:
+    """Raise UserError unless `trainer.max_epochs` is more than the checkpoint's epochs."""
+    max_epochs = settings["trainer"]["max_epochs"]
+    if epochs_done < max_epochs:
+        return
+    if is_open_ended(settings):
+        remedy = f"type a greater one, such as trainer.max_epochs={epochs_done + 10}"
+    else:
+        remedy = f"start a new run from its weights: {init_command(checkpoint, {})}"
+    raise UserError(
+        f"Expected `trainer.max_epochs` to be more than the {epochs_done} epochs that "
+        f"{checkpoint} has completed, but got {max_epochs}; {remedy}."
+    )
 
 
 def init_command(path: Path, settings: Mapping[str, Any]) -> str:

@@ -96,7 +96,8 @@ class TrainBatches:
                 images = data.augment(images, draws, labels)
                 as_in = epoch if mixed_as is None else mixed_as
                 images, labels = data.augment.mix(images, labels, draws, as_in)
-            yield data.to_input(images), labels
+            batch = data.to_input(images), labels
+            yield (*batch, images) if data.with_pixels else batch
 
 
 class EvalBatches:
@@ -189,6 +190,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.tensor_device = torch.device("cpu")
+        self.with_pixels = False  # whether training batches also have their images as uint8
         self.position = (0, 0)  # (finished epochs, finished batches of the next); in checkpoints
 
     @property
@@ -240,9 +242,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """Move a batch to the training device, where it usually is already."""
-        images, labels = batch
         overlap = device.type != "cpu"  # a copy to the CPU must finish before the CPU reads it
-        return images.to(device, non_blocking=overlap), labels.to(device, non_blocking=overlap)
+        return tuple(part.to(device, non_blocking=overlap) for part in batch)
 
     def _choose_device(self) -> torch.device:
         if self.device == "auto":

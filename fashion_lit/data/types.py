@@ -6,8 +6,9 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-# Images (B, C, H, W) float32, and labels (B,) int64 or, if mixed, shares of classes (B, 10) float32
-Batch = tuple[Tensor, Tensor]
+# Images (B, C, H, W) float32; labels (B,) int64 or, if mixed, shares of classes (B, 10) float32;
+# and, if a run has teachers, the pixels of its training images, (B, 28, 28) uint8
+Batch = tuple[Tensor, ...]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NumPixels = Annotated[int, Field(ge=0, lt=28)]

@@ -159,7 +159,7 @@ def statistics_batches(
     """
     batches = TrainBatches(datamodule).draw(epoch=0, mixed_as=epoch)
     num_batches = -(-NUM_STATISTICS_IMAGES // datamodule.batch_size)
-    for images, _ in islice(batches, num_batches):
+    for images, *_ in islice(batches, num_batches):
         yield images.to(device)
 
 

@@ -28,6 +28,7 @@ from fashion_lit.models.averaging import (
     WeightAveraging,
     swa_epoch,
 )
+from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
@@ -90,6 +91,7 @@ class ImageClassifier(L.LightningModule):
             self.register_buffer("num_averaged", torch.tensor(0))
         self.optimizer = dict(optimizer)
         self.scheduler = dict(scheduler)
+        self.distillation: Distillation | None = None  # during a training with teachers
         self.train_metrics = ClassificationMetrics(NUM_CLASSES, weights)
         self.val_metrics = ClassificationMetrics(NUM_CLASSES, weights)
         self.test_metrics = ClassificationMetrics(NUM_CLASSES, weights)
@@ -160,9 +162,11 @@ class ImageClassifier(L.LightningModule):
         self._step(batch, self.test_metrics)
 
     def _step(self, batch: Batch, metrics: ClassificationMetrics) -> tuple[Tensor, Tensor]:
-        images, labels = batch
+        images, labels, *pixels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
+        if self.distillation is not None and pixels:
+            loss = self.distillation(loss, logits, pixels[0])
         metrics.update(logits, labels, loss)
         return loss, logits
 

@@ -21,10 +21,9 @@ from fashion_lit.config.settings import (
     LOCATION_KEYS,
     Config,
     absolute,
+    check_epochs_left,
     check_resumable,
     differences,
-    init_command,
-    is_open_ended,
     is_result_neutral,
     may_change,
     network_name,
@@ -47,6 +46,7 @@ from fashion_lit.runs.lost_files import (
     check_source,
     restore_config,
 )
+from fashion_lit.runs.teachers import DIGESTS, check_teachers, keep_teachers
 
 # The environment variables by which the first process of a DDP run passes its directory and its
 # checkpoint to the processes that Lightning starts.
@@ -89,6 +89,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     locations = {key: composed[key] for key in LOCATION_KEYS}
     settings = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
     checkpoint = None if composed.get("ckpt_path") is None else Path(str(composed["ckpt_path"]))
+    record: Mapping[str, Any] = {}
     if checkpoint is not None and composed.get("init_from") is not None and not run.exists:
         raise UserError(
             "Expected one of `init_from`, which takes the weights alone, and `ckpt_path`, which "
@@ -118,6 +119,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     if not run.exists:
         check_effects(settings, overrides)
         check_initial_weights(settings)
+        check_teachers(settings, record)
     return {key: value for key, value in settings.items() if key not in LOCATION_KEYS}, run_dir
 
 
@@ -167,21 +169,6 @@ def with_recorded_weights(wanted: Config, recorded: Config) -> Config:
     if not before or not now or absolute(before) != absolute(now):
         return wanted
     return wanted | {"model": wanted["model"] | {"weights": before}}
-
-
-def check_epochs_left(epochs_done: int, settings: Config, checkpoint: Path) -> None:
-    """Raise UserError unless `trainer.max_epochs` is more than the checkpoint's epochs."""
-    max_epochs = settings["trainer"]["max_epochs"]
-    if epochs_done < max_epochs:
-        return
-    if is_open_ended(settings):
-        remedy = f"type a greater one, such as trainer.max_epochs={epochs_done + 10}"
-    else:
-        remedy = f"start a new run from its weights: {init_command(checkpoint, {})}"
-    raise UserError(
-        f"Expected `trainer.max_epochs` to be more than the {epochs_done} epochs that "
-        f"{checkpoint} has completed, but got {max_epochs}; {remedy}."
-    )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -250,6 +237,7 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         restart = restart_from(continued) if continued else Restart()
         run.create(config)
         run.write_status("running", source_digest=digest_of_file(source) if source else None)
+        keep_teachers(run, config, restart.record)
         return restart
     recorded = run.config
     check_resumable(recorded, config, f"the run in {run.path}", run.path)
@@ -268,6 +256,8 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
         restart = restart_from(continued) if continued else restart
     if restart.same_run:
         check_recorded_files(run, restart.record)
+    if not is_trained(run, config):
+        keep_teachers(run, config, restart.record)
     run.rewind(restart.record["event_files"] if restart.same_run else {})
     if config != recorded or not run.has_config_digest:
         run.write_config(config)
@@ -284,8 +274,8 @@ def is_trained(run: RunDirectory, config: Config) -> bool:
 def restart_from(source: Path) -> Restart:
     """Return where a new run starts, from a checkpoint of another: without its elapsed time."""
     record = read_record(source)
-    kept = ("metrics", "environment", "epochs_done", "steps_done")
-    return Restart(source, {key: record[key] for key in kept})
+    kept = ("metrics", "environment", "epochs_done", "steps_done", DIGESTS)
+    return Restart(source, {key: record[key] for key in kept if key in record})
 
 
 def restart_from_environment(run: RunDirectory, config: Config) -> Restart:

@@ -17,12 +17,12 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import digest_of
 from fashion_lit.runs.checkpoints import (
+    check_finite,
     gather_running_metrics,
     restart_loops,
     restore_running_metrics,
 )
 from fashion_lit.runs.environment import environment, processor
-from fashion_lit.runs.finite import check_finite
 from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
 from fashion_lit.runs.logger import EventFiles, flush_events
 from fashion_lit.runs.signals import StopSignals

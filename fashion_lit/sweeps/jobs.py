@@ -27,6 +27,7 @@ from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import check_initial_weights, with_settings_of_source
 from fashion_lit.runs.resume import resolve_run_config
+from fashion_lit.runs.teachers import check_teachers
 from fashion_lit.text import one_line, quote_value
 
 NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
@@ -136,6 +137,8 @@ def check_new_job(config: Config, overrides: Sequence[str]) -> None:
     check_initial_weights(config)
     if config["ckpt_path"] is not None:
         resolve_run_config(config, overrides)  # is it there, and are epochs left?
+    else:
+        check_teachers(config, {})
 
 
 def _is_of_sweep(override: str) -> bool:

@@ -23,7 +23,8 @@ from fashion_lit.runs.logger import RunLogger
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.training.callbacks import KeyedDropout, TrainingSpeed
+from fashion_lit.runs.teachers import copies_in
+from fashion_lit.training.callbacks import KeyedDropout, Teaching, TrainingSpeed
 from fashion_lit.training.device import (
     check_devices,
     choose_precision,
@@ -118,6 +119,8 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
             enable_version_counter=False,
         ),
     ]
+    if teachers := copies_in(run, config):
+        callbacks.append(Teaching(teachers, config.get("distillation") or {}))
     if config["tensorboard"]["pictures"]:
         callbacks.append(ValidationPictures(draw_confusions, draw_pictures, class_curves_figure))
     if every_steps := config["tensorboard"]["norms_every_steps"]:

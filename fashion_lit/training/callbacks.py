@@ -1,9 +1,10 @@
-"""Callbacks of every run, reproducible dropout and training speed; and the range test's."""
+"""Callbacks of training steps: dropout, speed, teachers; and of a learning-rate range test."""
 
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,11 @@ from typing_extensions import override
 
 from fashion_lit.data.randomness import seed_default_generators
 from fashion_lit.evaluation.curves import DIVERGED, smoothed_at
+from fashion_lit.files import digest_of_file
+from fashion_lit.models.distillation import Distillation
+from fashion_lit.runs.integrity import RECORD
 from fashion_lit.runs.signals import StopSignals
+from fashion_lit.runs.teachers import DIGESTS, load_teacher
 
 DROPOUT_STREAM = 2  # the data module uses streams 0 and 1
 
@@ -30,6 +35,49 @@ class KeyedDropout(L.Callback):
     ) -> None:
         keys = (trainer.current_epoch, batch_idx, trainer.global_rank)
         seed_default_generators(self.seed, DROPOUT_STREAM, *keys)
+
+
+class Teaching(L.Callback):
+    """Lets a classifier learn from its teachers while it trains.
+
+    Args:
+        files: the checkpoints of the teachers.
+        settings: the arguments of `Distillation`.
+    """
+
+    def __init__(self, files: Sequence[Path], settings: Mapping[str, float]) -> None:
+        self.files = list(files)
+        self.settings = dict(settings)
+        self._digests: list[str] = []
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._digests = checkpoint[RECORD].get(DIGESTS, [])
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.should_stop:
+            return  # nothing is left to train, and the files may be gone
+        teachers = [load_teacher(path) for path in self.files]
+        for teacher in teachers:
+            teacher.to(pl_module.device, pl_module.dtype)  # type: ignore[arg-type]
+        self._digests = [digest_of_file(path) for path in self.files]
+        classifier: Any = pl_module
+        classifier.distillation = Distillation(teachers, **self.settings)
+        trainer.datamodule.with_pixels = True  # type: ignore[attr-defined]
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        classifier: Any = pl_module
+        classifier.distillation = None
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[RECORD][DIGESTS] = self._digests
 
 
 class TrainingSpeed(L.Callback):

@@ -27,6 +27,7 @@ from fashion_lit.runs.resume import (
     restart_from_environment,
 )
 from fashion_lit.runs.signals import StopSignals
+from fashion_lit.runs.teachers import copies_in
 from fashion_lit.training.build import (
     build_datamodule,
     build_trainer,
@@ -35,7 +36,13 @@ from fashion_lit.training.build import (
 )
 from fashion_lit.training.device import peak_memory, tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
-from fashion_lit.training.screen import print_end, print_finished, print_restart, print_start
+from fashion_lit.training.screen import (
+    print_end,
+    print_finished,
+    print_restart,
+    print_start,
+    print_teachers,
+)
 
 NO_MEMORY = re.compile(r"allocate memory|not enough memory|Storage size calculation overflowed")
 COMPILERS = {"_dynamo", "_functorch", "_inductor", "triton"}  # modules that torch.compile uses
@@ -96,7 +103,8 @@ def run_and_record(
         signals.defer_stop = False
         del os.environ[RUN_DIR_VARIABLE], os.environ[CHECKPOINT_VARIABLE]
     record_status(run, "finished")
-    run.previous_checkpoint.unlink(missing_ok=True)  # only needed to resume
+    for path in (run.previous_checkpoint, *copies_in(run, config)):  # only needed to resume
+        path.unlink(missing_ok=True)
 
 
 def describe(error: Exception) -> str:
@@ -164,6 +172,7 @@ def train(
     trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer, notice)
+    print_teachers(run, config)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)

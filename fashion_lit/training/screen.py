@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.tables import classification_report
@@ -14,6 +15,7 @@ from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import Restart
+from fashion_lit.runs.teachers import copies_in, describe_teachers
 from fashion_lit.text import quote_command
 
 
@@ -79,6 +81,14 @@ def print_restart(restart: Restart, trainer: L.Trainer, initial_weights: str) ->
             "Some CUDA kernels add in a nondeterministic order, so the results only approximate "
             "those of an uninterrupted run; trainer.deterministic=true makes them identical."
         )
+
+
+@rank_zero_only
+def print_teachers(run: RunDirectory, config: Config) -> None:
+    """Print which teachers a run learns from; a run that is only tested has none left."""
+    copies = copies_in(run, config)
+    if copies and all(path.is_file() for path in copies):
+        print("\n".join(describe_teachers(copies, config)))
 
 
 def print_finished(run: RunDirectory) -> None:
