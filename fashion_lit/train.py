@@ -16,11 +16,16 @@ from typing import Any
 
 import hydra
 
-from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users, split_jobs
+from fashion_lit.config.compose import (
+    compose_jobs,
+    hydra_errors_for_users,
+    split_jobs,
+    with_teachers_in_list,
+)
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import CONF_DIR, SWEEP, parse_override, with_config_dirs
 from fashion_lit.config.names import check_names
-from fashion_lit.config.overrides import check_mode, prepare_overrides, with_teachers_in_list
+from fashion_lit.config.overrides import check_mode, prepare_overrides
 from fashion_lit.config.settings import Config, differences, flatten
 from fashion_lit.config.trainer import check_driver
 from fashion_lit.errors import Stopped, UserError, with_exit_codes
@@ -85,8 +90,6 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     typed = with_config_dirs(args.overrides, args.config_dir)
     multirun = args.multirun or any(text.lstrip("+").startswith(f"{SWEEP}=") for text in typed)
     overrides = prepare_overrides(typed)
-    if not multirun:
-        overrides = with_teachers_in_list(overrides)
     shows = [name for name in ("help", "cfg", "info") if getattr(args, name)]
     if len(shows) > 1:
         raise UserError(f"Expected one of --{' and --'.join(shows)}, but got both.")
@@ -171,7 +174,7 @@ def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         flags = [f"--cfg={args.cfg}", *(["--resolve"] if args.resolve else [])]
         flags += [f"--package={args.package}"] if args.package else []
     before = sys.argv
-    sys.argv = [before[0], *flags, *overrides]
+    sys.argv = [before[0], *flags, *with_teachers_in_list(overrides)]
     try:
         task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
         task(lambda _: None)()

@@ -60,12 +60,15 @@ def _without_search_path(error: Exception) -> str:
 def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """Compose the configuration of each job of a command, as resolved plain dicts.
 
-    Raises UserError if Hydra cannot compose it, or for `key=a,b` without `multirun`.
+    Raises UserError if Hydra cannot compose it, or for `key=a,b` without `multirun`, unless it names
+    two teachers.
 
     Args:
         overrides: overrides returned by `prepare_overrides`.
         multirun: expand `key=a,b` to two jobs.
     """
+    if not multirun:
+        overrides = with_teachers_in_list(overrides)
     parsed = [parse_override(text) for text in overrides]
     for override in parsed:
         if override.is_sweep_override() and not multirun:
@@ -79,6 +82,16 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     jobs = split_jobs(overrides) if multirun else [list(overrides)]
     with hydra_errors_for_users(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return [_compose_job(job) for job in jobs]
+
+
+def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:
+    """Return a single run's overrides with `teacher=a,b` as the list of two that it means."""
+    listed = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        several = key.lstrip("+") == "teacher" and parse_override(text).is_choice_sweep()
+        listed.append(f"{key}=[{value}]" if several else text)
+    return listed
 
 
 def split_jobs(overrides: Sequence[str]) -> list[list[str]]:

@@ -86,16 +86,6 @@ def as_text(key: str, text: str, override: Override) -> str | None:
     return f"{key}={quote_value(text.partition('=')[2])}" if is_word else None
 
 
-def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:
-    """Return a single run's overrides with `teacher=a,b` as the list of two that it means."""
-    listed = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        several = key.lstrip("+") == "teacher" and parse_override(text).is_choice_sweep()
-        listed.append(f"{key}=[{value}]" if several else text)
-    return listed
-
-
 def check_key(key: str, override: Override) -> None:
     """Raise UserError for a setting of Hydra or of another command."""
     if key in (SPACES, "space"):

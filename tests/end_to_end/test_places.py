@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("value", BAD_PLACES)
-@pytest.mark.parametrize("key", ["run_dir", "output_root", "ckpt_path", "init_from"])
+@pytest.mark.parametrize("key", ["run_dir", "output_root", "ckpt_path", "init_from", "teacher"])
 def test_a_place_that_cannot_be_is_refused(
     key: str, value: str, place: Path, small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
