@@ -60,8 +60,8 @@ def _without_search_path(error: Exception) -> str:
 def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """Compose the configuration of each job of a command, as resolved plain dicts.
 
-    Raises UserError if Hydra cannot compose it, or for `key=a,b` without `multirun`, unless it names
-    two teachers.
+    Raises UserError if Hydra cannot compose it, or for `key=a,b` without `multirun`, unless these
+    are two teachers.
 
     Args:
         overrides: overrides returned by `prepare_overrides`.

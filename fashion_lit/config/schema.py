@@ -44,6 +44,7 @@ Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pyd
 # Arguments of networks that are no settings, because the images decide them.
 SET_BY_DATA = ("in_channels", "num_classes")
 NonEmptyText = Annotated[str, Field(min_length=1)]
+Places = Annotated[list[NonEmptyText], Field(min_length=1)]
 
 
 def check(config: Config) -> Config:
@@ -109,7 +110,7 @@ def run_schema(config: Config) -> type[BaseModel]:
         early_stopping=(object_schema(patience=(PositiveInt | None, ...)), ...),
         ckpt_path=(str | None, ...),
         init_from=(str | None, None),
-        teacher=(Annotated[list[NonEmptyText], Field(min_length=1)] | None, None),
+        teacher=(Places | None, None),
         distillation=(object_schema(**keyword_fields(Distillation)), None),
         output_root=(NonEmptyText, ...),
         run_dir=(NonEmptyText, ...),

@@ -58,8 +58,8 @@ class Teaching(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.should_stop:
-            return  # nothing is left to train, and the files may be gone
+        if trainer.should_stop and not all(path.is_file() for path in self.files):
+            return  # a finished run, which only tests, has deleted them
         teachers = [load_teacher(path) for path in self.files]
         for teacher in teachers:
             teacher.to(pl_module.device, pl_module.dtype)  # type: ignore[arg-type]

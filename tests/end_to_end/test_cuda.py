@@ -68,6 +68,17 @@ def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
     assert bool(scalers[0]) == ("precision=fp16" in settings)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_a_small_network_learns_from_a_larger_one(precision: str, train: Train) -> None:
+    more = ["data.num_train=1300", f"precision={precision}"]
+    teacher = train(*ON_GPU, *more, "data.image_size=32", "data.device=cpu")
+    student = train(
+        *ON_GPU, *more, f"teacher={teacher.path.as_posix()}", "model.network.widths=[8,16,32]"
+    )
+    assert student.metrics["train/accuracy"] > 0.15
+    assert student.metrics["cuda/max_allocated_gib"] > 0
+
+
 @pytest.mark.parametrize("data_device", ["auto", "cuda", "cpu"])
 def test_evaluations_on_gpu_and_cpu_agree(data_device: str, train: Train, tmp_path: Path) -> None:
     more = ["data.num_train=2300", "data.num_test=1000", "data.val_size=1000"]

@@ -169,6 +169,21 @@ def test_a_checkpoint_is_continued_with_its_teacher_alone(
     assert not run.path.exists()
 
 
+def test_more_epochs_of_a_finished_run_need_the_teacher_again(
+    run_copy: RunDirectory, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*TINY, "scheduler=constant", f"teacher={run_copy.path.as_posix()}"]
+    run, whole = train(*settings), train(*settings, "trainer.max_epochs=2")
+    more = f"run_dir={run.path.as_posix()}"
+    assert main([more, "trainer.max_epochs=2"]) == 0
+    assert_equal_weights(run, whole)
+    shutil.copy(run_copy.last_checkpoint, run_copy.best_checkpoint)
+    assert main([more, "trainer.max_epochs=3"]) == 2
+    assert f"{run_copy.path} is gone or was changed" in capsys.readouterr().err
+    assert main([more]) == 0
+    assert run.status["state"] == "finished"
+
+
 def test_the_record_names_the_teachers_by_place_and_digest(
     finished_run: RunDirectory, run_copy: RunDirectory, train: Train
 ) -> None:

@@ -112,6 +112,17 @@ def test_a_step_uses_no_waiting_and_no_nondeterministic_operation(
         assert len(names) > 50, number  # forward, backward and step were seen
 
 
+def test_a_teacher_adds_no_waiting_and_no_nondeterministic_operation(
+    finished_run: RunDirectory, operations: Operations, train: Callable[..., RunDirectory]
+) -> None:
+    few = ["data.batch_size=10", "trainer.limit_train_batches=4", "test=false"]
+    with operations:
+        train(*few, f"teacher={finished_run.path.as_posix()}", "trainer.log_every_n_steps=1000")
+    for names in operations.steps[2:-1]:
+        assert not set(names) & {*WAITING, *NOT_DETERMINISTIC}
+        assert "xlogy" in names  # of the divergence
+
+
 def test_the_check_for_nan_waits_for_the_device(
     operations: Operations, train: Callable[..., RunDirectory]
 ) -> None:
