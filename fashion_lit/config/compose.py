@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -88,9 +88,10 @@ def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:
     """Return a single run's overrides with `teacher=a,b` as the list of two that it means."""
     listed = []
     for text in overrides:
-        key, _, value = text.partition("=")
-        several = key.lstrip("+") == "teacher" and parse_override(text).is_choice_sweep()
-        listed.append(f"{key}=[{value}]" if several else text)
+        key, _, places = text.partition("=")
+        value = parse_override(text).value() if key.lstrip("+") == "teacher" else None
+        several = isinstance(value, ChoiceSweep) and value.simple_form
+        listed.append(f"{key}=[{places}]" if several else text)
     return listed
 
 

@@ -181,7 +181,12 @@ def init_command(path: Path, settings: Mapping[str, Any]) -> str:
 
 
 def as_override(key: str, value: Any) -> str:
-    """Return the override that sets a setting to a plain value, or removes one that is ABSENT."""
+    """Return the override that sets a setting to a plain value, or removes one that is ABSENT.
+
+    ADDED_SETTINGS are never removed: an absent one has its value there.
+    """
+    if value == ABSENT:
+        value = ADDED_SETTINGS.get(key, ABSENT)
     if value == ABSENT:
         return f"~{key}"
     if isinstance(value, str):

@@ -287,3 +287,15 @@ def test_an_epoch_with_class_sampling_keeps_its_length(num_ranks: int) -> None:
         assert labels.bincount().tolist() == class_quotas(data.train_labels, weights)
         assert int((labels == 6).sum()) == 50  # 200 x 3 / 12
     assert all(len(share) == len(TrainBatches(build(), 0, num_ranks)) for share in shares)
+
+
+def test_training_batches_have_their_pixels_if_asked() -> None:
+    datamodule = build(image_size=32, augment=Augment(shift=2, cutmix=1.0))
+    plain = list(datamodule.train_dataloader())
+    datamodule.with_pixels = True
+    for (images, labels), (*batch, pixels) in zip(
+        plain, datamodule.train_dataloader(), strict=True
+    ):
+        assert all(map(torch.equal, batch, (images, labels)))
+        assert torch.equal(to_input(pixels, image_size=32, normalize=True), images)
+    assert all(len(batch) == 2 for batch in datamodule.val_dataloader())

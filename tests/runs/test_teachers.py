@@ -211,6 +211,8 @@ def test_a_fine_tune_keeps_the_teacher_unless_it_is_typed_away(
     assert main(typed) == 2
     assert f"there is no {run_copy.path}" in capsys.readouterr().err
     assert not run.path.exists()
+    assert main([f"run_dir={stopped.path.as_posix()}", "teacher=null"]) == 2
+    assert f"init_from={stopped.path.as_posix()} teacher=null." in capsys.readouterr().err
     assert main([*typed, "teacher=null"]) == 0
     assert run.config["teacher"] is None
 
@@ -235,6 +237,7 @@ def test_values_of_a_sweep_are_teachers_of_their_own(
         (["teacher=007"], "007"),
         (["teacher=grün,'b'"], "grün"),
         (["teacher=${output_root}"], "Expected the directory of a run"),
+        (["teacher=choice(RUN,RUN)"], "holds several values; add -m"),
         (["teacher=RUN,RUN"], "Expected each teacher once"),
         (["teacher=[RUN,RUN/checkpoints/best.ckpt]"], "Expected each teacher once"),
         (["teacher=EMPTY"], "has no best epoch yet"),
