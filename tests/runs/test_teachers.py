@@ -17,11 +17,13 @@ from fashion_lit.data.types import Batch
 from fashion_lit.errors import Stopped
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.models.distillation import Distillation
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import read_checkpoint
 from fashion_lit.runs.teachers import DIGESTS
 from fashion_lit.sweeps.jobs import plan_jobs
 from fashion_lit.train import main
+from fashion_lit.training import callbacks
 from fashion_lit.training.inference import load_run
 
 Train = Callable[..., RunDirectory]
@@ -184,14 +186,17 @@ def test_more_epochs_of_a_finished_run_need_the_teacher_again(
     assert run.status["state"] == "finished"
 
 
-def test_the_record_names_the_teachers_by_place_and_digest(
+def test_a_run_loads_and_records_all_teachers(
     finished_run: RunDirectory, run_copy: RunDirectory, train: Train
 ) -> None:
     other = RunDirectory(run_copy.path)
     shutil.copy(other.last_checkpoint, other.best_checkpoint)
     places = [finished_run.path, other.best_checkpoint]
     typed = f"teacher={','.join(place.as_posix() for place in places)}"
-    run = train(*TINY, typed, "distillation.temperature=2")
+    with mock.patch.object(callbacks, "Distillation", wraps=Distillation) as built:
+        run = train(*TINY, typed, "distillation.temperature=2")
+    assert len(built.call_args.args[0]) == 2
+    assert built.call_args.kwargs == {"weight": 0.9, "temperature": 2}
     assert run.config["teacher"] == [str(place) for place in places]
     record = read_checkpoint(run.last_checkpoint)["run"]
     files = (finished_run.best_checkpoint, other.best_checkpoint)
