@@ -40,7 +40,7 @@ ADDED_SETTINGS = {
     "init_from": None,
     "teacher": None,
     "distillation.weight": 0.9,
-    "distillation.temperature": 4.0,
+    "distillation.temperature": 1.0,
     "model.grey_stem": "repeat",
     "model.swa_start": None,
     "model.swa_lr_factor": 0.25,

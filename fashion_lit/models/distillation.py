@@ -52,7 +52,8 @@ class Distillation:
         teachers: at least one.
         weight: share of the teachers' part in the loss; the labels' part has the rest.
         temperature: divides the logits of teachers and student before their softmax. Above 1, the
-            small probabilities, of classes that an image resembles, count more.
+            small probabilities, of classes that an image resembles, count more. A teacher trained
+            with label smoothing has larger ones already.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Distillation:
         teachers: Sequence[Teacher],
         *,
         weight: Weight = 0.9,
-        temperature: Temperature = 4.0,
+        temperature: Temperature = 1.0,
     ) -> None:
         self.teachers = list(teachers)
         self.weight = weight

@@ -10,6 +10,7 @@ from fashion_lit.config.settings import ADDED_SETTINGS, Config, flatten, leaves,
 from fashion_lit.data.augment import Augment
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
+from fashion_lit.models.distillation import Distillation
 from fashion_lit.training.build import build_datamodule
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -156,3 +157,19 @@ def test_older_settings_of_augmentation_are_the_same_as_now() -> None:
     config = compose("augment=flip_shift_erase")
     assert leaves(config) == leaves(config | {"augment": old})
     assert check(config | {"augment": old})["augment"] == old
+
+
+def test_settings_of_distillation_are_those_of_the_class_and_of_older_runs() -> None:
+    defaults = {f"distillation.{k}": v for k, (_, v) in keyword_fields(Distillation).items()}
+    assert defaults.items() <= ADDED_SETTINGS.items()
+    config = compose()
+    assert {f"distillation.{k}": v for k, v in config["distillation"].items()} == defaults
+    older = {k: v for k, v in config.items() if k not in ("teacher", "distillation")}
+    assert leaves(check(older)) == leaves(check(config))
+
+
+def test_teachers_of_a_single_run_are_a_list_of_absolute_paths() -> None:
+    expected = [str(Path(name).absolute()) for name in ("a", "b")]
+    assert compose("teacher=a,b")["teacher"] == compose("teacher=[a,b]")["teacher"] == expected
+    assert compose("teacher=a")["teacher"] == expected[:1]
+    assert compose('teacher="~/a"')["teacher"] == [str(Path("~/a").expanduser())]

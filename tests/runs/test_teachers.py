@@ -77,7 +77,7 @@ def test_one_teacher_at_temperature_1_is_training_on_its_probabilities(
     settings = [*TINY, "augment=flip_shift_erase", "augment.mixup=0.5", "data.image_size=32"]
     settings.append("model.label_smoothing=0")  # or it would smooth the probabilities
     place = f"teacher={finished_run.path.as_posix()}"
-    student = train(*settings, place, "distillation.weight=1", "distillation.temperature=1")
+    student = train(*settings, place, "distillation.weight=1")
 
     network = CNNClassifier.load_from_checkpoint(finished_run.best_checkpoint).eval()
     draw = TrainBatches.draw
