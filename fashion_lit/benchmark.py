@@ -31,6 +31,7 @@ from fashion_lit.config.command_line import (
     positive_integer,
     positive_number,
 )
+from fashion_lit.config.groups import PLACES
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import check_writable, write_atomically
 from fashion_lit.text import did_you_mean
@@ -103,7 +104,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for unknown parts."""
+    """Raise UserError for unknown parts, and for settings without effect in `--set`."""
+    for key in (text.lstrip("+").partition("=")[0] for text in args.set):
+        if key in PLACES:
+            raise UserError(
+                f"`--set {key}=…` has no effect, because a benchmark neither keeps runs nor starts "
+                "from others; leave it out."
+            )
     if unknown := set(args.parts) - PARTS.keys():
         raise UserError(
             f"Expected parts of {', '.join(PARTS)}, but got {', '.join(sorted(unknown))}"

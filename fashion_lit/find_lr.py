@@ -198,8 +198,9 @@ def train_at_rates(
     from fashion_lit.evaluation.curves import RangeCurve, window_of
     from fashion_lit.models.build import build_classifier
     from fashion_lit.runs.initial_weights import load_initial_weights
+    from fashion_lit.runs.teachers import checkpoint_of
     from fashion_lit.training.build import build_datamodule, compile_network, trainer_arguments
-    from fashion_lit.training.callbacks import KeyedDropout, RangeTest
+    from fashion_lit.training.callbacks import KeyedDropout, RangeTest, Teaching
     from fashion_lit.training.device import tune_malloc
     from fashion_lit.training.lightning_internals import LightningInternals
     from fashion_lit.training.log_filters import silence_known_messages
@@ -216,6 +217,8 @@ def train_at_rates(
     datamodule = build_datamodule(config)
     show_bar = config["trainer"].get("enable_progress_bar", True)
     test = RangeTest(rates, window_of(rates), signals, show_bar=show_bar)
+    teachers = [checkpoint_of(place) for place in config.get("teacher") or ()]
+    teaching = [Teaching(teachers, config.get("distillation") or {})] if teachers else []
     arguments = trainer_arguments(config)
     trainer = L.Trainer(
         **{key: value for key, value in arguments.items() if key not in NOT_TESTED},
@@ -224,7 +227,7 @@ def train_at_rates(
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
-        callbacks=[LightningInternals(), KeyedDropout(config["seed"]), test],
+        callbacks=[LightningInternals(), KeyedDropout(config["seed"]), *teaching, test],
     )
     print(describe_start(network_name(config), classifier, datamodule, trainer))
     print(*filter(None, [notice]), f"{len(rates)} steps, {rates[0]:g} to {rates[-1]:g}", sep="\n")

@@ -405,6 +405,7 @@ def test_records_are_whole_runs_and_are_written_without_a_ratio(
         ),
         (["--rounds", "0"], "Expected `--rounds` to be a whole number of at least 1, but got '0'."),
         (["--seconds", "nan"], "Expected `--seconds` to be a number above 0, but got 'nan'."),
+        (["loop", "--set", "teacher=runs/a"], "`--set teacher=…` has no effect, because a"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(

@@ -151,6 +151,18 @@ def test_it_starts_from_the_weights_of_a_run(
     assert [path.name for path in empty.rglob("*.*")] == ["b.png"]
 
 
+def test_it_learns_from_the_teachers_of_the_run(
+    finished_run: RunDirectory, small: list[str]
+) -> None:
+    teacher = f"teacher={finished_run.path.as_posix()}"
+    plain, taught, doubtful = (
+        train_at_rates(settings(*small, *more), RATES, StopSignals())[0].losses[0]
+        for more in ([], [teacher], [teacher, "distillation.weight=0.5"])
+    )
+    assert taught != plain
+    assert (taught - 0.1 * plain) / 0.9 == pytest.approx((doubtful - 0.5 * plain) / 0.5, rel=1e-4)
+
+
 def test_a_loss_that_is_not_finite_ends_the_test(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
