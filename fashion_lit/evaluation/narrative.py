@@ -113,8 +113,9 @@ def describe_fitted_weights(weights: Mapping[str, float], num_images: int) -> st
     """State the weights of an ensemble's members, which `fit_weights` found."""
     listed = ", ".join(f"{percent(weight, 1)} {name}" for name, weight in weights.items())
     return (
-        f"The weights of the weighted ensemble minimise the log-loss on the {num_images:,} "
-        f"validation images: {listed}. So its scores on these images are optimistic."
+        "The weights of the weighted ensemble minimise its log-loss at its best temperature on "
+        f"the {num_images:,} validation images: {listed}. So its scores on these images are "
+        "optimistic."
     )
 
 

@@ -37,15 +37,6 @@ class Predictions:
         return self.predicted == self.labels
 
     @property
-    def likelihood(self) -> Tensor:
-        """The probability of each image's true class: (N,) float64, more than 0.
-
-        One that underflowed to 0, whose log-loss would be infinite, is the smallest float32.
-        """
-        likelihood = self.probabilities.double().gather(1, self.labels[:, None])[:, 0]
-        return likelihood.clamp(min=torch.finfo(torch.float32).tiny)
-
-    @property
     def confidence(self) -> Tensor:
         """The probability of the predicted class: (N,) float32."""
         return self.probabilities.max(1).values

@@ -4,6 +4,7 @@ ensemble = select([Path("sweeps/lr/a"), Path("sweeps/lr/b")], num_rounds=5)
 ensemble.named_weights  # {"a": 0.8, "b": 0.2}
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from fashion_lit.errors import UserError
-from fashion_lit.evaluation.calibration import calibrated_log_loss
+from fashion_lit.evaluation.calibration import as_logits, calibrated_log_loss, fit_temperature
 from fashion_lit.evaluation.narrative import describe_fitted_weights, describe_selection
 from fashion_lit.evaluation.predictions import Predictions, same_images
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.training.inference import TrainedRun, load_run, predict
 
-GAP = 1e-5  # nats, at most, between the log-loss of fitted weights and the smallest one
+NUM_ITERATIONS = 300  # at most, of the fit of weights
 ENSEMBLES = ("ensemble", "weighted ensemble", "selected ensemble")  # names in tables
 
 
@@ -132,22 +134,37 @@ def with_fitted_weights(plain: TrainedEnsemble, members: Sequence[Predictions]) 
 
 
 def fit_weights(members: Sequence[Predictions]) -> list[float]:
-    """Return the weights of an ensemble's members with the smallest log-loss.
+    """Return the weights of an ensemble's members with the smallest log-loss at its temperature.
 
-    The problem is convex. Expectation-maximisation from equal weights never raises the log-loss;
-    it is the method of Smyth and Wolpert 1999, "Linearly combining density estimators via
-    stacking". A step multiplies the weights by factors; by Jensen's inequality, the log of the
-    largest factor bounds how much lower the log-loss can be, and the fit ends when that is GAP.
+    The ensemble's temperature is fitted with the weights, because the log-loss alone would favour
+    the most confident members, such as those trained without label smoothing. L-BFGS descends from
+    equal weights, which are the softmax of scores, so it ends at a local minimum at least.
 
     Args:
-        members: the members' predictions of M models.
+        members: predictions of the same images.
 
     Returns:
-        M weights, not negative; their sum is 1.
+        A weight for each member, not negative; their sum is 1.
     """
-    likelihoods = torch.stack([member.likelihood for member in members])  # (M, N)
-    weights = torch.full((len(likelihoods),), 1 / len(likelihoods), dtype=torch.float64)
-    num_images = likelihoods.shape[1]
-    while (factors := likelihoods @ (num_images * weights @ likelihoods) ** -1).max().log() > GAP:
-        weights = weights * factors
-    return (weights / weights.sum()).tolist()
+    labels = members[0].labels.clone()  # autograd takes no tensor of the inference mode
+    rows = torch.stack([member.probabilities.double() for member in members])  # (M, N, C)
+    scores = torch.zeros(len(rows), dtype=torch.float64, requires_grad=True)
+    start = fit_temperature(rows.mean(0), labels)
+    log_temperature = torch.tensor(math.log(start), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [scores, log_temperature],
+        max_iter=NUM_ITERATIONS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        together = torch.einsum("m,mnc->nc", scores.softmax(0), rows)
+        value = F.cross_entropy(as_logits(together) / log_temperature.exp(), labels)
+        value.backward()
+        return float(value.detach())
+
+    optimizer.step(loss)
+    return scores.detach().softmax(0).tolist()

@@ -30,6 +30,7 @@ CONFIG = {
     "seed": 0,
     "test": True,
     "optimizer": {"name": "sgd", "lr": 0.1},
+    "model": {"name": "cnn"},
     "scheduler": {"name": "step"},
     "trainer": {"max_epochs": 2},
     "data": {"root": None},
@@ -86,6 +87,13 @@ def test_a_schedule_of_fixed_length_takes_no_more_epochs() -> None:
     recorded = changed(scheduler__name="one_cycle")
     wanted = changed(scheduler__name="one_cycle", trainer__max_epochs=3)
     with pytest.raises(UserError, match="more epochs need a scheduler that is constant or step"):
+        check_resumable(recorded, wanted, "the run in x", Path("x"))
+
+
+def test_a_stochastic_weight_average_takes_no_more_epochs() -> None:
+    recorded = changed(model__swa_start=0.75)  # with scheduler=step
+    wanted = changed(model__swa_start=0.75, trainer__max_epochs=3)
+    with pytest.raises(UserError, match="or plateau, without averaging=swa"):
         check_resumable(recorded, wanted, "the run in x", Path("x"))
 
 
