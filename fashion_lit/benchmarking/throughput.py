@@ -34,7 +34,6 @@ from fashion_lit.training.lightning_internals import TRICKS
 from fashion_lit.training.tensorboard import TensorBoardPages
 from fashion_lit.training.terminal import TerminalTable
 
-NUM_WORKERS = (0, 2)  # of the peers' DataLoaders; the faster setting counts
 BATCHES_B = ("experiment=report_b",)
 PIPELINES: dict[str, tuple[str, ...]] = {  # the settings of each of TRANSFORMS
     "report A, 224 px": ("experiment=report_a", "model.pretrained=false"),
@@ -54,6 +53,15 @@ PIPELINES: dict[str, tuple[str, ...]] = {  # the settings of each of TRANSFORMS
 STEP_CALLBACKS = (KeyedDropout, ResumeCheckpoints, TensorBoardPages, TerminalTable)
 
 
+def worker_counts() -> list[int]:
+    """Return the numbers of worker processes of the peers' DataLoaders; the faster one counts.
+
+    They are none, and as many as this process has threads, so that both sides use the same cores.
+    """
+    num_threads = torch.get_num_threads()
+    return [0, num_threads] if num_threads > 1 else [0]
+
+
 def measure_data(effort: Effort) -> Iterator[Row]:
     """Measure the images per second that reach the device, against torchvision's pipelines."""
     for name in TRANSFORMS:
@@ -61,7 +69,7 @@ def measure_data(effort: Effort) -> Iterator[Row]:
         data, device = load(config, device_of(config)), device_of(config)
         rate = partial(images_per_second, seconds=effort.seconds, device=device)
         contenders = {"ours": partial(rate, data.train_dataloader)}
-        for num_workers in NUM_WORKERS:
+        for num_workers in worker_counts():
             make_loader = partial(loader, effort.root, name, data.batch_size, num_workers)
             contenders[f"torchvision, {num_workers} workers"] = partial(rate, make_loader)
         yield compare("data", name, "images/s", alternate(contenders, effort.num_rounds))
@@ -126,7 +134,7 @@ def measure_train(effort: Effort) -> Iterator[Row]:
         config = configure(effort, *overrides, "precision=auto")
         num_steps = max(1, effort.num_steps // (4 if "224" in name else 1))
         contenders = {"ours": partial(lightning_steps, effort, config, num_steps)}
-        for num_workers in NUM_WORKERS:
+        for num_workers in worker_counts():
             plain = partial(plain_steps, effort, config, num_steps, transform, num_workers)
             contenders[f"plain fp32, {num_workers} workers"] = plain
         rates = alternate(contenders, effort.num_rounds)

@@ -187,7 +187,7 @@ def test_a_plain_loop_trains_until_the_accuracy(drawn: LabelledImages, tmp_path:
 def test_a_part_is_measured_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contests, "NUM_WORKERS", (0,))
+    monkeypatch.setattr(contests, "worker_counts", lambda: [0])
     output = tmp_path / "figures.json"
     arguments = ["data", "--data", "synthetic", "--rounds", "1", "--seconds", "0.01"]
     assert main([*arguments, "--output", str(output)]) == 0
@@ -343,7 +343,7 @@ def test_both_sides_train_the_reports_recipes(
         assert (row.part, row.unit) == ("train", "images/s")
         assert len(row.ours) == len(row.peer) == effort.num_rounds
         assert min(*row.ours, *row.peer) > 0
-        assert row.peer_name in [f"plain fp32, {n} workers" for n in contests.NUM_WORKERS]
+        assert row.peer_name in [f"plain fp32, {n} workers" for n in contests.worker_counts()]
 
 
 @pytest.mark.parametrize(("num_seeds", "note"), [
