@@ -122,6 +122,7 @@ def write_rows(output: Path, rows: Sequence[Row]) -> None:
     """Write the machine's description and every round's measurements as JSON."""
     ratios = (None if math.isnan(row.ratio) else row.ratio for row in rows)
     found = [asdict(row) | {"ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
 
 

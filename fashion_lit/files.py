@@ -110,14 +110,17 @@ def is_part(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError unless a file can be written at `path`; makes its directory if need be."""
+    """Raise UserError unless a file can be written at `path`, whose folder may be made for it."""
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a directory")
+        made = [folder for folder in path.absolute().parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
         probe.touch()
         probe.unlink()
+        for folder in made:  # the deepest first
+            folder.rmdir()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_lit.config.command_line import positive_integer, positive_number
-from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users
+from fashion_lit.config.compose import (
+    compose_jobs,
+    hydra_errors_for_users,
+    with_teachers_in_list,
+)
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import SWEEP, parse_override, with_config_dirs
 from fashion_lit.config.names import check_names
@@ -34,6 +38,7 @@ from fashion_lit.train import ignore_foreign_ranks
 if TYPE_CHECKING:
     from fashion_lit.evaluation.curves import RangeCurve
 
+LOWEST, HIGHEST = 1e-12, 1e6  # rates that can be tested
 MIN_STEPS = 20
 MIN_POINTS = 10  # before the divergence
 ONE = "find-lr tests one configuration; leave out -m, and give each setting one value."
@@ -97,6 +102,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
     if args.help:
         parser.print_help()
         return None
+    for name, rate in (("--min-lr", args.min_lr), ("--max-lr", args.max_lr)):
+        if not LOWEST <= rate <= HIGHEST:
+            raise UserError(
+                f"Expected `{name}` to be from {LOWEST:g} to {HIGHEST:g}, but got {rate:g}."
+            )
     if args.min_lr >= args.max_lr:
         raise UserError(
             f"Expected `--min-lr` to be below --max-lr={args.max_lr:g}, but got {args.min_lr:g}."
@@ -110,7 +120,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
 
 def find(args: argparse.Namespace, signals: StopSignals) -> int:
     """Check the settings, test the rates and show the result; return the exit code."""
-    typed = with_config_dirs(args.overrides, args.config_dir)
+    typed = with_teachers_in_list(with_config_dirs(args.overrides, args.config_dir))
     check_typed(typed)
     overrides = prepare_overrides(typed)
     check_names(overrides)
@@ -148,6 +158,7 @@ def show(curve: "RangeCurve", args: argparse.Namespace, *, diverged: bool) -> in
         )
         return 1
     figure = range_test_figure(curve, shorten(" ".join(args.overrides)) or "the default settings")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, png(figure))
     print(f"\n{curve.text()}\n\n{describe_end(curve, args, diverged=diverged)}")
     print(f"The picture is {args.output}")
@@ -211,6 +222,7 @@ def train_at_rates(
     L.seed_everything(config["seed"], verbose=False)
     # With a rate of 1, the rate of each parameter group is its factor.
     constant = {"optimizer": config["optimizer"] | {"lr": 1.0}, "scheduler": {"name": "constant"}}
+    constant["model"] = config["model"] | {"swa_start": None}
     classifier = build_classifier(config | constant)
     notice = load_initial_weights(classifier, config) if config.get("init_from") else ""
     compile_network(classifier.network, config)

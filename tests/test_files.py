@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fashion_lit import files
-from fashion_lit.files import read_text, write_atomically
+from fashion_lit.files import check_writable, read_text, write_atomically
 
 
 def test_data_replaces_data_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -79,3 +79,8 @@ def test_windows_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(PermissionError):
         write_atomically(tmp_path / "status.json", "new")
+
+
+def test_a_checked_place_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "metrics.json")
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,8 @@ from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.models.optimization import OPTIMIZERS
+from fashion_lit.models.schedules import SCHEDULERS
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.signals import StopSignals

@@ -6,6 +6,8 @@ from fashion_lit.config.groups import choice_files, config_dirs, parse_override,
 from fashion_lit.config.settings import Config
 from fashion_lit.errors import UserError
 
+# Kinds of augmentation that `augment.classes` limits to some classes.
+AIMED = ("flip", "shift", "rotate", "scale", "shear", "brightness", "contrast", "trivial_augment")
 NOTHING_ENDS_EARLY = "it delays early_stopping.patience and trainer.max_time, and neither is set"
 
 
@@ -52,6 +54,28 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         lambda c: (c["model"].get("unfreeze_epoch") or 0) >= c["trainer"]["max_epochs"],
         "the run ends before that epoch, counted from 0",
     ),
+    *(
+        (
+            key,
+            lambda c: bool(c.get("teacher")) and c["distillation"]["weight"] == 1,
+            "distillation.weight=1 leaves the labels no share in the loss",
+        )
+        for key in ("model.label_smoothing", "model.class_weights")
+    ),
+    (
+        "augment.classes",
+        lambda c: not any(c["augment"].get(kind) for kind in AIMED),
+        f"no kind that it aims is on ({', '.join(AIMED)})",
+    ),
+    (
+        "augment.until_epoch",
+        lambda c: not (c["augment"].get("mixup") or c["augment"].get("cutmix")),
+        "neither augment.mixup nor augment.cutmix is on",
+    ),
+    *(
+        (f"augment.{key}", lambda c: not c["augment"].get("random_erase"), "random_erase is off")
+        for key in ("random_erase_area", "random_erase_aspect", "random_erase_fill")
+    ),
     (
         "model.swa_lr_factor",
         lambda c: c["model"].get("swa_start") is None,
@@ -79,7 +103,8 @@ def check_effects(config: Config, overrides: Sequence[str]) -> None:
     """
     typed = {parse_override(text).key_or_group for text in overrides}
     for key, is_without_effect, reason in RULES:
-        if key in typed and is_without_effect(config):
+        is_typed = any(name == key or name.startswith(f"{key}.") for name in typed)
+        if is_typed and is_without_effect(config):
             raise UserError(f"`{key}` has no effect, because {reason}.")
 
 

@@ -23,7 +23,12 @@ from pydantic import (
 
 from fashion_lit.config.explain import explain
 from fashion_lit.config.settings import Config, leaves
-from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings, check_trainer
+from fashion_lit.config.trainer import (
+    OWN_TRAINER_KEYS,
+    TrainerSettings,
+    check_plateau,
+    check_trainer,
+)
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.fashion_mnist import FashionMNIST
@@ -36,7 +41,8 @@ from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
-from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.models.optimization import OPTIMIZERS
+from fashion_lit.models.schedules import SCHEDULERS, check_cycles
 from fashion_lit.text import did_you_mean, shorten
 
 SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
@@ -209,20 +215,6 @@ CHECKPOINT = object_schema(
 TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...))
 
 
-def check_plateau(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError unless every epoch that steps a plateau schedule has a validation."""
-    if not trainer.get("check_val_every_n_epoch", 1):
-        raise UserError(
-            "Expected `trainer.check_val_every_n_epoch` to be a number with scheduler=plateau, "
-            "which reads the validation loss at an epoch's end, but got null."
-        )
-    if isinstance(trainer.get("val_check_interval"), str | dict):
-        raise UserError(
-            "Expected `trainer.val_check_interval` to be a number with scheduler=plateau, which "
-            f"reads the validation loss of every epoch, but got {trainer['val_check_interval']!r}."
-        )
-
-
 def check_mixing(augment: Mapping[str, Any], num_epochs: int) -> None:
     """Raise UserError unless an image is mixed in at most one way, and at some time no longer."""
     mixed = [augment[key] for key in ("mixup", "cutmix") if augment.get(key)]
@@ -241,6 +233,25 @@ def check_mixing(augment: Mapping[str, Any], num_epochs: int) -> None:
         )
 
 
+def check_schedule(config: Config, num_steps: int) -> None:
+    """Raise UserError unless the schedule fits into a run of so many epochs and steps."""
+    schedule, num_epochs = config["scheduler"], config["trainer"]["max_epochs"]
+    if schedule["name"] == "plateau":
+        check_plateau(config["trainer"])
+    if schedule.get("warmup_epochs", 0) >= num_epochs:
+        raise UserError(
+            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
+            f"but got {schedule['warmup_epochs']}."
+        )
+    if schedule.get("three_phase") and schedule["pct_start"] >= 0.5:
+        raise UserError(
+            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
+            f"second phase is as long as the first, but got {schedule['pct_start']}."
+        )
+    if "num_cycles" in schedule:
+        check_cycles(num_steps, schedule["num_cycles"], schedule.get("cycle_growth", 1.0))
+
+
 def check_combinations(config: Config) -> None:
     """Raise UserError for settings that are valid individually but not in combination."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
@@ -248,24 +259,11 @@ def check_combinations(config: Config) -> None:
     num_train = data.get("num_train", FashionMNIST.num_train)
     val_size = 0 if data["validate_on_test"] else data["val_size"]
     num_train = check_sizes(num_train, val_size, data.get("train_size"))
-    if config["scheduler"]["name"] == "plateau":
-        check_plateau(trainer)
     check_mixing(config["augment"], num_epochs)
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "
             f"{data['batch_size']:,}."
-        )
-    if config["scheduler"].get("warmup_epochs", 0) >= num_epochs:
-        raise UserError(
-            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
-            f"but got {config['scheduler']['warmup_epochs']}."
-        )
-    if config["scheduler"].get("three_phase") and config["scheduler"]["pct_start"] >= 0.5:
-        raise UserError(
-            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
-            "second phase is as long as the first, but got "
-            f"{config['scheduler']['pct_start']}."
         )
     if model.get("swa_start") is not None and model.get("ema_decay") is not None:
         raise UserError(
@@ -294,6 +292,7 @@ def check_combinations(config: Config) -> None:
     num_val = num_test if data["validate_on_test"] else data["val_size"]
     num_batches = {"train": -(-(num_images - single_last) // data["batch_size"])}
     num_batches["val"] = -(-num_val // data["eval_batch_size"])
+    check_schedule(config, num_batches["train"] * num_epochs)
     if config["test"]:
         num_batches["test"] = -(-num_test // data["eval_batch_size"])
     check_trainer(trainer, num_batches)

@@ -270,3 +270,17 @@ def check_validations(trainer: Mapping[str, Any], num_train_batches: int) -> Non
             f"Expected `trainer.val_check_interval` to be at most the {most:,} training batches "
             f"of {'an epoch' if every_epochs else 'the run'}, but got {interval:,}."
         )
+
+
+def check_plateau(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError unless every epoch that steps a plateau schedule has a validation."""
+    if not trainer.get("check_val_every_n_epoch", 1):
+        raise UserError(
+            "Expected `trainer.check_val_every_n_epoch` to be a number with scheduler=plateau, "
+            "which reads the validation loss at an epoch's end, but got null."
+        )
+    if isinstance(trainer.get("val_check_interval"), str | dict):
+        raise UserError(
+            "Expected `trainer.val_check_interval` to be a number with scheduler=plateau, which "
+            f"reads the validation loss of every epoch, but got {trainer['val_check_interval']!r}."
+        )

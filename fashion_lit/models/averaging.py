@@ -4,6 +4,7 @@ The averaged network is `classifier.average`, which `.eval()` selects; `WeightAv
 and recomputes its batch statistics.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -103,33 +104,26 @@ class ExponentialAveraging(WeightAveraging):
         update(self._averaged, self._trained, None)  # pyright: ignore[reportArgumentType]
 
 
-def swa_epoch(start: float, num_epochs: int) -> int:
-    """Return the first epoch, from 0, of stochastic weight averaging from a share of a run on."""
-    return min(round(start * num_epochs), num_epochs - 1)
+def swa_epoch(start: float, num_epochs: float) -> int:
+    """Return the first epoch, from 0, of stochastic weight averaging from a share of a run on.
+
+    `num_epochs` is no whole number if the run ends within an epoch.
+    """
+    return min(round(start * num_epochs), math.ceil(num_epochs) - 1)
 
 
 class StochasticWeightAveraging(WeightAveraging):
     """Train at a constant rate from an epoch on, and average the weights at the end of each epoch.
 
-    The rate of a parameter group is its "swa_lr", and the classifier's `num_averaged` counts the
-    epochs; until it is 1, the trained network is evaluated. Izmailov et al. 2018,
-    https://arxiv.org/abs/1803.05407
-
-    Args:
-        start: share of the run's epochs before the first one that is averaged.
+    The classifier's `first_swa_epoch` is that epoch, and its `num_averaged` counts; until it is 1,
+    the trained network is evaluated. The rate of a parameter group is its "swa_lr". An epoch that
+    `max_steps` ends counts, too. Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
     """
-
-    def __init__(self, start: float) -> None:
-        super().__init__()
-        self.start = start
-
-    def has_started(self, trainer: L.Trainer) -> bool:
-        """Return whether the current epoch is averaged."""
-        return trainer.current_epoch >= swa_epoch(self.start, trainer.max_epochs or 1)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.has_started(trainer):
+        classifier: Any = pl_module
+        if classifier.is_swa_epoch:
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = group["swa_lr"]
 
@@ -142,9 +136,11 @@ class StochasticWeightAveraging(WeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not (trainer.is_last_batch and self.has_started(trainer)):
+        classifier: Any = pl_module
+        is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if not (is_last and classifier.is_swa_epoch):
             return
-        num_averaged: Any = pl_module.num_averaged
+        num_averaged = classifier.num_averaged
         update = get_swa_multi_avg_fn()
         update(self._averaged, self._trained, num_averaged)  # pyright: ignore[reportArgumentType]
         num_averaged += 1

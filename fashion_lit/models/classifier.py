@@ -29,7 +29,8 @@ from fashion_lit.models.averaging import (
     swa_epoch,
 )
 from fashion_lit.models.distillation import Distillation
-from fashion_lit.models.optimization import OPTIMIZERS, SCHEDULERS
+from fashion_lit.models.optimization import OPTIMIZERS
+from fashion_lit.models.schedules import SCHEDULERS
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)] | None
@@ -87,6 +88,7 @@ class ImageClassifier(L.LightningModule):
         self.swa_lr_factor = swa_lr_factor
         is_averaged = ema_decay is not None or swa_start is not None
         self.average = copy.deepcopy(network).requires_grad_(False) if is_averaged else None
+        self.first_swa_epoch: int | None = None  # from 0; known when a training begins
         if swa_start is not None:
             self.register_buffer("num_averaged", torch.tensor(0))
         self.optimizer = dict(optimizer)
@@ -170,19 +172,23 @@ class ImageClassifier(L.LightningModule):
         metrics.update(logits, labels, loss)
         return loss, logits
 
+    @property
+    def is_swa_epoch(self) -> bool:
+        """Whether stochastic weight averaging averages the current epoch."""
+        return self.first_swa_epoch is not None and self.current_epoch >= self.first_swa_epoch
+
     def configure_callbacks(self) -> list[Callback]:
         """Return the callback that updates the averaged network, if there is one."""
         trainer: Any = self.trainer
         if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
             return []
         if self.swa_start is not None:
-            return [StochasticWeightAveraging(self.swa_start)]
+            return [StochasticWeightAveraging()]
         return [] if self.ema_decay is None else [ExponentialAveraging(self.ema_decay)]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step the schedule, unless stochastic weight averaging has set a constant rate."""
-        start, trainer = self.swa_start, self.trainer
-        if start is None or trainer.current_epoch < swa_epoch(start, trainer.max_epochs or 1):
+        if not self.is_swa_epoch:
             super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(
@@ -242,13 +248,16 @@ class ImageClassifier(L.LightningModule):
         optimizer = build_optimizer(self.network, **optimizer_arguments)
         scheduler_arguments = dict(self.scheduler)
         name = scheduler_arguments.pop("name")
-        if name != "constant" and num_steps == float("inf"):
+        if num_steps == float("inf") and (name != "constant" or self.swa_start is not None):
+            part = f"scheduler={name}" if name != "constant" else "averaging=swa"
             raise UserError(
-                f"Expected a limited run for scheduler={name}, but trainer.max_epochs and "
+                f"Expected a limited run for {part}, but trainer.max_epochs and "
                 "trainer.max_steps set no limit; set one, or use scheduler=constant."
             )
-        for group in optimizer.param_groups if self.swa_start is not None else ():
-            group["swa_lr"] = self.swa_lr_factor * group["lr"]
+        if self.swa_start is not None:
+            self.first_swa_epoch = swa_epoch(self.swa_start, num_epochs)
+            for group in optimizer.param_groups:
+                group["swa_lr"] = self.swa_lr_factor * group["lr"]
         schedule = SCHEDULERS[name](optimizer, num_steps, num_epochs, **scheduler_arguments)
         if schedule and "monitor" in schedule:  # it has a new value after validations alone
             schedule["frequency"] = trainer.check_val_every_n_epoch or 1

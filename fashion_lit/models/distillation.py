@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fashion_lit.data.datamodule import to_input
 
 Weight = Annotated[float, Field(gt=0, le=1)]
-Temperature = Annotated[float, Field(gt=0)]
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Teacher:

@@ -86,7 +86,11 @@ def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
             continue
         predictions = predict(model, "val")
         first = next(iter(found.values()), predictions)
-        same_images([first, predictions])
+        if not torch.equal(first.images, predictions.images):
+            raise UserError(
+                f"Expected runs on the same images to select from, but those of {path} differ from "
+                f"those of {next(iter(found))} (data.split_seed, data.val_size, …); leave one out."
+            )
         found[path] = replace(first, probabilities=predictions.probabilities)
     if len(found) < 2:
         raise UserError("Expected two runs or more to select from, but the others are damaged.")

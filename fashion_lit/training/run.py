@@ -37,6 +37,7 @@ from fashion_lit.training.build import (
 from fashion_lit.training.device import peak_memory, tune_malloc
 from fashion_lit.training.log_filters import silence_known_messages
 from fashion_lit.training.screen import (
+    print_early_end,
     print_end,
     print_finished,
     print_restart,
@@ -175,6 +176,7 @@ def train(
     print_teachers(run, config)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
+    print_early_end(classifier, trainer)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
 
     best, best_epoch = find_best(run)

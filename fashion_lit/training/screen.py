@@ -105,6 +105,22 @@ def _print_metrics(metrics: Mapping[str, float]) -> None:
 
 
 @rank_zero_only
+@rank_zero_only
+def print_early_end(classifier: ImageClassifier, trainer: L.Trainer) -> None:
+    """Print that early stopping ended the training, and that no epoch was averaged, if it is so."""
+    stopping = [c for c in trainer.early_stopping_callbacks if c and c.stopped_epoch]
+    if stopping:
+        print(
+            f"\nEarly stopping ended the training after {trainer.current_epoch} epochs: "
+            f"{stopping[0].patience} in a row had no better {stopping[0].monitor}."
+        )
+    if classifier.swa_start is not None and classifier.evaluated is classifier.network:
+        print(
+            f"\nNo epoch was averaged, because the training ended before epoch "
+            f"{(classifier.first_swa_epoch or 0) + 1}; the trained weights are evaluated."
+        )
+
+
 def print_end(
     classifier: ImageClassifier, trainer: L.Trainer, run: RunDirectory, metrics: Mapping[str, float]
 ) -> None:

@@ -151,6 +151,15 @@ def test_it_starts_from_the_weights_of_a_run(
     assert [path.name for path in empty.rglob("*.*")] == ["b.png"]
 
 
+def test_several_teachers_may_be_typed_with_a_comma(
+    finished_run: RunDirectory, small: list[str], empty: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    teacher = finished_run.path.as_posix()
+    assert main([*small, f"teacher={teacher},{teacher}"]) == 2  # read as two, which are one
+    assert "Expected each teacher once" in capfd.readouterr().err
+    assert not list(empty.iterdir())
+
+
 def test_it_learns_from_the_teachers_of_the_run(
     finished_run: RunDirectory, small: list[str]
 ) -> None:
@@ -228,6 +237,7 @@ def test_ctrl_c_leaves_nothing(
         (["model.widht=3"], "Unknown setting `model.widht`"),
         (["--steps", "3"], "`--steps` to be at least 20, but got 3."),
         (["--min-lr", "0"], "`--min-lr` to be a number above 0"),
+        (["--min-lr", "1e-300"], "Expected `--min-lr` to be from 1e-12 to 1e+06, but got 1e-300."),
         (["--min-lr", "1", "--max-lr", "1"], "`--min-lr` to be below --max-lr=1, but got 1."),
         (["--stepps", "30"], "did you mean `--steps`?"),
         (["--output", "x.txt"], "`--output` to end in .png"),

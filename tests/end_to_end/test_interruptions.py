@@ -211,6 +211,15 @@ def test_full_disk_ends_in_one_sentence_and_keeps_the_previous_checkpoint(
     assert run.status["epoch"] == 2
 
 
+def test_early_stopping_says_that_it_ended_the_training(
+    train: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("trainer.max_epochs=9", "early_stopping.patience=1", "optimizer.lr=1e-9", "averaging=swa")
+    text = capsys.readouterr().out
+    assert "Early stopping ended the training after 2 epochs: 1 in a row had no better " in text
+    assert "No epoch was averaged, because the training ended before epoch 8; the trained" in text
+
+
 @pytest.mark.parametrize("kind", ["early", "late"])
 def test_early_stopping_holds_after_a_resume(
     kind: str, tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch

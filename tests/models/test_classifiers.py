@@ -248,16 +248,23 @@ def test_swa_averages_the_last_epochs_at_a_constant_rate() -> None:
         torch.testing.assert_close(value, mean)
 
 
-def test_swa_averages_whole_epochs_alone() -> None:
+@pytest.mark.parametrize(("max_steps", "first", "count"), [(3, 1, 1), (7, 2, 2), (8, 2, 2)])
+def test_swa_averages_the_epochs_before_max_steps(max_steps: int, first: int, count: int) -> None:
     classifier = swa_classifier()
-    fit(classifier, num_epochs=2, max_steps=3)  # ends in the second epoch
-    assert int(classifier.num_averaged) == 0
-    assert classifier.evaluated is classifier.network
+    fit(classifier, num_epochs=100, max_steps=max_steps)  # two steps an epoch
+    assert classifier.first_swa_epoch == first
+    assert int(classifier.num_averaged) == count
+    assert classifier.evaluated is classifier.average
 
 
-@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.5, 5), (0.75, 8), (0.99, 9)])
-def test_swa_starts_after_a_share_of_the_epochs(start: float, first: int) -> None:
-    assert swa_epoch(start, 10) == first
+@pytest.mark.parametrize(
+    ("start", "num_epochs", "first"),
+    [(0.0, 10, 0), (0.5, 10, 5), (0.75, 10, 8), (0.99, 10, 9), (0.99, 9.2, 9), (0.9, 0.4, 0)],
+)
+def test_swa_starts_after_a_share_of_the_epochs(
+    start: float, num_epochs: float, first: int
+) -> None:
+    assert swa_epoch(start, num_epochs) == first
 
 
 def test_schedules_count_whole_epochs_in_a_run_that_max_steps_ends() -> None:
