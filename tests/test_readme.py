@@ -64,8 +64,7 @@ def test_module_table_lists_exactly_the_modules() -> None:
 
 def test_settings_exist() -> None:
     assert SETTINGS
+    texts = "".join(file.read_text(encoding="utf-8") for file in CONF_DIR.rglob("*.yaml"))
     for setting in set(SETTINGS):
         group, key = setting.split(".")
-        files = [CONF_DIR / "train.yaml", *(CONF_DIR / group).glob("*.yaml")]
-        texts = "".join(file.read_text(encoding="utf-8") for file in files)
         assert re.search(rf"^\s*{key}:", texts, flags=re.M) or group == "trainer", setting
