@@ -54,14 +54,6 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         lambda c: (c["model"].get("unfreeze_epoch") or 0) >= c["trainer"]["max_epochs"],
         "the run ends before that epoch, counted from 0",
     ),
-    *(
-        (
-            key,
-            lambda c: bool(c.get("teacher")) and c["distillation"]["weight"] == 1,
-            "distillation.weight=1 leaves the labels no share in the loss",
-        )
-        for key in ("model.label_smoothing", "model.class_weights")
-    ),
     (
         "augment.classes",
         lambda c: not any(c["augment"].get(kind) for kind in AIMED),
@@ -103,8 +95,7 @@ def check_effects(config: Config, overrides: Sequence[str]) -> None:
     """
     typed = {parse_override(text).key_or_group for text in overrides}
     for key, is_without_effect, reason in RULES:
-        is_typed = any(name == key or name.startswith(f"{key}.") for name in typed)
-        if is_typed and is_without_effect(config):
+        if key in typed and is_without_effect(config):
             raise UserError(f"`{key}` has no effect, because {reason}.")
 
 

@@ -107,14 +107,14 @@ def cycle_at(step: int, num_steps: int, num_cycles: int, growth: float) -> tuple
 
 
 def check_cycles(num_steps: int, num_cycles: int, growth: float) -> None:
-    """Raise UserError unless each cycle of a schedule has two steps or more.
+    """Raise UserError unless each cycle of a schedule has a step or more.
 
     The arguments are those of `cycle_at`.
     """
     shortest = num_steps / sum(growth**cycle for cycle in range(num_cycles))
-    if shortest < 2:
+    if shortest < 1:
         raise UserError(
-            "Expected `scheduler.num_cycles` to give each cycle two steps or more, but the first "
+            "Expected `scheduler.num_cycles` to give each cycle a step or more, but the first "
             f"of {num_cycles} cycles has {shortest:.2g} of the run's {num_steps:,}; set fewer."
         )
 

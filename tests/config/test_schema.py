@@ -104,7 +104,7 @@ BAD = [
      "but got 0.5."),
     ("scheduler=cyclic scheduler.num_cycles=0", "Expected `scheduler.num_cycles` to be at least 1"),
     ("scheduler=cosine_restarts scheduler.num_cycles=9 scheduler.cycle_growth=10", "Expected `sched"
-     "uler.num_cycles` to give each cycle two steps or more, but the first of 9 cycles has"),
+     "uler.num_cycles` to give each cycle a step or more, but the first of 9 cycles has"),
     ("scheduler=cyclic scheduler.div_factor=1", "Expected `scheduler.div_factor` to be greater t"),
     ("scheduler=cosine_restarts scheduler.cycle_growth=0.5", "`scheduler.cycle_growth` to be at l"),
     ("model.swa_start=0.75", "Expected one average of the weights, but both model.ema_decay and "

@@ -168,10 +168,10 @@ def test_a_rise_of_one_step_is_no_division_by_zero(
         schedule["scheduler"].step()
 
 
-def test_cycles_need_two_steps_each() -> None:
-    check_cycles(14, 3, 2.0)  # cycles of 2, 4 and 8 steps
-    with pytest.raises(UserError, match=r"the first of 3 cycles has 1\.9 of the run's 13; set few"):
-        check_cycles(13, 3, 2.0)
+def test_each_cycle_needs_a_step() -> None:
+    check_cycles(7, 3, 2.0)  # cycles of 1, 2 and 4 steps
+    with pytest.raises(UserError, match=r"the first of 3 cycles has 0\.86 of the run's 6; set few"):
+        check_cycles(6, 3, 2.0)
 
 
 def test_schedules_have_the_names_of_their_functions() -> None:
