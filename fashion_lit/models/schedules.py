@@ -61,6 +61,11 @@ def one_cycle(
     return {"scheduler": scheduler, "interval": "step"}
 
 
+def half_cosine(progress: float, final_factor: float) -> float:
+    """Return the fraction of the peak rate at a share of half a cosine that is done, 0 to 1."""
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
 def cosine_factor(step: int, num_steps: int, num_warmup_steps: int, final_factor: float) -> float:
     """Return the fraction of the peak rate at `step` in 0..num_steps: warm-up, then half a cosine.
 
@@ -69,7 +74,7 @@ def cosine_factor(step: int, num_steps: int, num_warmup_steps: int, final_factor
     if step < num_warmup_steps:
         return (step + 1) / (num_warmup_steps + 1)
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return half_cosine(progress, final_factor)
 
 
 def cosine(
@@ -160,7 +165,7 @@ def cosine_restarts(
 
     def factor(step: int) -> float:
         _, done = cycle_at(step, num_steps, num_cycles, cycle_growth)
-        return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+        return half_cosine(done, final_factor)
 
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
