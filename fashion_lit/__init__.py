@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CNNClassifier": "models.cnn",
-    "FashionMNIST": "data.fashion_mnist",
+    "FashionMNIST": "data.sources.fashion_mnist",
     "FashionMNISTDataModule": "data.datamodule",
+    "ImageSource": "data.sources.source",
+    "LabelledImages": "data.sources.source",
     "RunDirectory": "runs.directory",
-    "SyntheticGarments": "data.synthetic",
+    "SyntheticGarments": "data.sources.synthetic",
     "TransferClassifier": "models.transfer",
     "load_run": "training.inference",
     "predict": "training.inference",

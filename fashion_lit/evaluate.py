@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fashion_lit.config.command_line import CommandParser, positive_integer
 from fashion_lit.config.settings import flatten
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.evaluation.calibration import Calibration, calibrate
 from fashion_lit.evaluation.comparison import compare, write_comparison

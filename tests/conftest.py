@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fashion_lit.data.fashion_mnist import MIRRORS, FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import MIRRORS, FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.runs import signals as stopping
 from fashion_lit.runs.directory import RunDirectory

@@ -27,8 +27,9 @@ from torchvision.transforms import (
 )
 
 from fashion_lit.benchmarking.timing import wait_for
-from fashion_lit.data.fashion_mnist import NUM_CLASSES, PIXEL_MEAN, PIXEL_STD
-from fashion_lit.data.types import Batch, LabelledImages
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES, PIXEL_MEAN, PIXEL_STD
+from fashion_lit.data.sources.source import LabelledImages
+from fashion_lit.data.types import Batch
 
 NUM_WARM_UP_STEPS = 2  # before the clock starts
 BILINEAR = InterpolationMode.BILINEAR

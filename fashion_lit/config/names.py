@@ -19,7 +19,7 @@ from fashion_lit.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Where the functions and classes are whose arguments are settings.
-SOURCES = ("data", "models", "models/networks")
+SOURCES = ("data", "data/sources", "models", "models/networks")
 OPEN_GROUPS = ("launcher",)  # `sweeps.launch` checks it
 MAX_BASES = 20  # combinations of choices that are composed
 

@@ -31,9 +31,9 @@ from fashion_lit.config.trainer import (
 )
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.split import check_sizes
-from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.data.types import pair_of
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import CLASSIFIERS, check_network

@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, PositiveFloat
 from torch import Generator, Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS, NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES, CLASS_TAGS, NUM_CLASSES
 
 
 def weights_in_order(weights: Any) -> Any:
@@ -49,6 +49,15 @@ def place_of(name: Any) -> int | None:
     """Return the place of a class in CLASS_NAMES, or None if there is no such class."""
     places = {_letters(known): place for place, known in enumerate(CLASS_NAMES)}
     return places.get(_letters(str(name)))
+
+
+def class_tags(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes for metrics and TensorBoard, which splits at slashes.
+
+    "T-shirt/top" becomes "T-shirt_top". They are unique; `check_class_names` refuses names whose
+    tags are not.
+    """
+    return tuple(name.replace("/", "_").replace(" ", "_") for name in class_names)
 
 
 def _letters(name: str) -> str:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.classes import ClassWeights, epoch_order
-from fashion_lit.data.fashion_mnist import PIXEL_MEAN, PIXEL_STD
 from fashion_lit.data.randomness import EpochCounter, generator
+from fashion_lit.data.sources.fashion_mnist import PIXEL_MEAN, PIXEL_STD
+from fashion_lit.data.sources.source import ImageSource, LabelledImages
 from fashion_lit.data.split import check_sizes, stratified_split
-from fashion_lit.data.types import Batch, ImageSource, LabelledImages
+from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 
 ORDER_STREAM, AUGMENT_STREAM = 0, 1  # separate the random streams of one epoch

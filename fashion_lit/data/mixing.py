@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
 from fashion_lit.data.geometry import inside_boxes
 from fashion_lit.data.randomness import Draws
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.data.types import Strength, pair_of
 
 NUM_QUANTILES = 4096

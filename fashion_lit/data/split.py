@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
 
 

@@ -1,7 +1,7 @@
-"""Types of the data: batches, labelled images, the protocol of image sources, and settings."""
+"""Types of the data: batches and settings."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from torch import Tensor
@@ -13,29 +13,6 @@ Batch = tuple[Tensor, ...]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NumPixels = Annotated[int, Field(ge=0, lt=28)]
 Strength = float | list[float]  # for every image; or [strength, probability]
-
-
-class LabelledImages(NamedTuple):
-    """Images (N, 28, 28) uint8 in 0..255 and their labels (N,) int64 in 0..9."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class ImageSource(Protocol):
-    """A source of images: FashionMNIST or SyntheticGarments."""
-
-    title: str  # name of the data set
-    num_train: int
-    num_test: int
-
-    def prepare(self) -> None:
-        """Fetch missing files; called in one process per machine."""
-        ...
-
-    def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """Return the training images, before the split, and the test images."""
-        ...
 
 
 def up_to(limit: float) -> BeforeValidator:

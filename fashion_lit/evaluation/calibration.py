@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.predictions import Predictions
 from fashion_lit.evaluation.scores import Scores, score
 

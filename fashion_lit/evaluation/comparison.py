@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.figures import pictures_figure
 from fashion_lit.evaluation.narrative import percent

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_TAGS
+from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS
 from fashion_lit.evaluation.curves import Curve, RangeCurve
 from fashion_lit.evaluation.scores import Bin
 

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.calibration import Calibration
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.figures import (

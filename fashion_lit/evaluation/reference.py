@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 
 
 @dataclass(frozen=True)

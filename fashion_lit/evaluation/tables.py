@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluation.metrics import class_scores
 from fashion_lit.evaluation.narrative import percent
 from fashion_lit.evaluation.reference import Reference

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from fashion_lit.data.classes import ClassWeights
-from fashion_lit.data.fashion_mnist import CLASS_TAGS, NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS, NUM_CLASSES
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.metrics import ClassificationMetrics, class_scores

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import (
     PLAIN_OPTIMIZER,

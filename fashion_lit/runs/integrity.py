@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.files import has_right_digest
 from fashion_lit.models.classifier import ImageClassifier

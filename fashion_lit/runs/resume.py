@@ -29,7 +29,7 @@ from fashion_lit.config.settings import (
     network_name,
 )
 from fashion_lit.data.classes import names_in_order, weights_in_order
-from fashion_lit.data.fashion_mnist import BASE_DIR, IS_CHECKOUT
+from fashion_lit.data.sources.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.build import build_classifier

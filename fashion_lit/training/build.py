@@ -13,7 +13,7 @@ from fashion_lit.config.schema import SOURCES, keyword_fields
 from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.figures import class_curves_figure, pictures_figure
 from fashion_lit.evaluation.tables import confusion_matrix_figure

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
-from fashion_lit.data.fashion_mnist import IMAGE_SIZE, FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import IMAGE_SIZE, FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import check_network
 from fashion_lit.text import did_you_mean

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.tables import classification_report
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory

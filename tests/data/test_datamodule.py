@@ -17,9 +17,9 @@ from fashion_lit.data.datamodule import (
     TrainBatches,
     to_input,
 )
-from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.split import stratified_split
-from fashion_lit.data.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import statistics_batches
 

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from fashion_lit.data import tones
 from fashion_lit.data.randomness import generator
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.trivial_augment import OPERATIONS, apply_operations
 
 ONE = torch.ones(64)

@@ -6,7 +6,7 @@ import sys
 import lightning as L
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.models.cnn import CNNClassifier
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.types import LabelledImages
+from fashion_lit.data.sources.source import LabelledImages
 from fashion_lit.evaluate import main
 from fashion_lit.evaluation.calibration import calibrated_log_loss, fit_temperature
 from fashion_lit.evaluation.predictions import Predictions, ensemble

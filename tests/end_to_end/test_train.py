@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._inductor.exc import TritonMissing
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES, CLASS_TAGS
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluate import main as evaluate
 from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.models.build import build_classifier

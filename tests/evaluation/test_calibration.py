@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.calibration import (
     HIGHEST,
     LOWEST,

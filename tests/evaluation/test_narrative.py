@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.narrative import describe, describe_fit, describe_loss
 from fashion_lit.evaluation.scores import score
 

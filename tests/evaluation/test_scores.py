@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn import metrics as sklearn
 from torch import Tensor
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.scores import NUM_BINS, coverage_curve, score
 from fashion_lit.evaluation.statistics import mcnemar, student_interval, wilson_interval
 

@@ -3,8 +3,8 @@ import torch
 from matplotlib.colors import to_rgb
 from sklearn.metrics import classification_report as sklearn_report
 
-from fashion_lit.data.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.metrics import confusion_matrix
 from fashion_lit.evaluation.tables import classification_report, confusion_matrix_figure
 

@@ -14,7 +14,7 @@ from pathlib import Path
 # Import the code of this checkout, even if another one is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fashion_lit.data.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from wheels import fetch_missing
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.models.optimization import OPTIMIZERS
 from stopwatch import device_name, wait
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.mixing import mixed_labels
 from fashion_lit.data.randomness import generator
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.errors import UserError
 from fashion_lit.models.averaging import (
     recompute_statistics,

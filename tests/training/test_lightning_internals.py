@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.types import Batch
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.training.lightning_internals import STEP_HOOKS, TRICKS, LightningInternals

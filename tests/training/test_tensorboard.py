@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from fashion_lit.config.compose import compose_jobs
-from fashion_lit.data.fashion_mnist import CLASS_TAGS
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS
 from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
 from fashion_lit.evaluation.figures import class_curves_figure, surest_mistakes
 from fashion_lit.runs.directory import RunDirectory

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.models.blocks import Depth, conv1x1, conv3x3, initialize, num_blocks_at_depth
 
 BOTTLENECK = 4  # channels of a 1x1 convolution, in growth rates

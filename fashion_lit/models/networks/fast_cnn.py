@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
 from fashion_lit.models.attention import AttentionKind
 from fashion_lit.models.blocks import (

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from fashion_lit.data.augment import Probability
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.models.blocks import conv3x3
 
 # The paper's table 2: expansion, channels, number of blocks, stride of the first.

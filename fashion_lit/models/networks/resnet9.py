@@ -7,7 +7,7 @@ Page 2018, "How to train your ResNet", https://myrtle.ai/learn/how-to-train-your
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.models.attention import AttentionKind
 from fashion_lit.models.blocks import (
     LOGIT_SCALE,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fashion_lit.data.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
 from fashion_lit.models.attention import AttentionKind
 from fashion_lit.models.blocks import (

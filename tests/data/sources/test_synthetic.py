@@ -1,7 +1,7 @@
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fashion_lit.data.synthetic import SyntheticGarments
+from fashion_lit.data.sources.synthetic import SyntheticGarments
 
 
 def test_drawings_are_a_function_of_the_seed() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fashion_lit.data import fashion_mnist
-from fashion_lit.data.fashion_mnist import (
+from fashion_lit.data.sources import fashion_mnist
+from fashion_lit.data.sources.fashion_mnist import (
     CLASS_NAMES,
     PIXEL_MEAN,
     PIXEL_STD,

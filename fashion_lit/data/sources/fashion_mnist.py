@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fashion_lit.data.types import LabelledImages
+from fashion_lit.data.sources.source import ImageSource, LabelledImages
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
 
@@ -48,7 +48,7 @@ IMAGE_SIZE = 28  # pixels, height and width
 PIXEL_MEAN = 0.2860  # of the 60,000 training images, on a scale of [0, 1]
 PIXEL_STD = 0.3530
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_REPOSITORY = Path(__file__).resolve().parents[3]
 IS_CHECKOUT = (_REPOSITORY / "pyproject.toml").is_file()
 BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # relative paths are resolved from here
 TORCHVISION_FOLDER = Path("FashionMNIST", "raw")  # torchvision's layout under the same root
@@ -79,7 +79,7 @@ TEST_FILES = (
 )
 
 
-class FashionMNIST:
+class FashionMNIST(ImageSource):
     """Load Fashion-MNIST from its official files.
 
     Args:
@@ -90,8 +90,12 @@ class FashionMNIST:
     """
 
     title = "Fashion-MNIST"
+    class_names = CLASS_NAMES
     num_train = TRAIN_FILES[0].num_items
     num_test = TEST_FILES[0].num_items
+    image_size = IMAGE_SIZE
+    mean = (PIXEL_MEAN,)
+    std = (PIXEL_STD,)
 
     def __init__(self, *, root: str | None = None, mirrors: Sequence[str] = MIRRORS) -> None:
         self.root = Path(root).expanduser().absolute() if root else BASE_DIR / "data"

@@ -16,9 +16,15 @@ from PIL import Image, ImageDraw
 from pydantic import Field, NonNegativeInt
 from torch import Generator, Tensor
 
-from fashion_lit.data.fashion_mnist import IMAGE_SIZE, NUM_CLASSES
 from fashion_lit.data.randomness import generator
-from fashion_lit.data.types import LabelledImages
+from fashion_lit.data.sources.fashion_mnist import (
+    CLASS_NAMES,
+    IMAGE_SIZE,
+    NUM_CLASSES,
+    PIXEL_MEAN,
+    PIXEL_STD,
+)
+from fashion_lit.data.sources.source import ImageSource, LabelledImages
 
 NumImages = Annotated[int, Field(ge=NUM_CLASSES, le=10_000_000)]  # of 784 bytes
 Point = tuple[float, float]
@@ -71,7 +77,7 @@ SILHOUETTES: tuple[list[tuple[float, list[Point]]], ...] = (
 )  # fmt: skip
 
 
-class SyntheticGarments:
+class SyntheticGarments(ImageSource):
     """Draw ten balanced classes of garments, determined by the seed and the number of images.
 
     Args:
@@ -81,6 +87,10 @@ class SyntheticGarments:
     """
 
     title = "synthetic garments"
+    class_names = CLASS_NAMES
+    image_size = IMAGE_SIZE
+    mean = (PIXEL_MEAN,)  # those of Fashion-MNIST, which they stand for
+    std = (PIXEL_STD,)
 
     def __init__(
         self, *, num_train: NumImages, num_test: NumImages, drawing_seed: NonNegativeInt = 0
@@ -88,9 +98,6 @@ class SyntheticGarments:
         self.num_train = num_train
         self.num_test = num_test
         self.drawing_seed = drawing_seed
-
-    def prepare(self) -> None:
-        """Do nothing: there are no files to fetch."""
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
         """Draw and return the training and the test images."""
