@@ -7,14 +7,14 @@ from typing import Any, TextIO
 
 from fashion_lit import __version__
 
-# name: (module with a `main(arguments) -> exit code`, description in `fashion-lit --help`)
+# name: description in `fashion-lit --help`; the module in `commands` has a `main(arguments)`
 COMMANDS = {
-    "train": ("fashion_lit.train", "train, validate and test one classifier, or several (-m)"),
-    "find-lr": ("fashion_lit.find_lr", "find a learning rate by a range test, without a run"),
-    "search": ("fashion_lit.search", "search for good settings with Optuna"),
-    "evaluate": ("fashion_lit.evaluate", "evaluate runs or an ensemble and write an HTML page"),
-    "benchmark": ("fashion_lit.benchmark", "compare the speed with the course reports' method"),
-    "leaderboard": ("fashion_lit.leaderboard", "rank the runs of a sweep"),
+    "train": "train, validate and test one classifier, or several (-m)",
+    "find-lr": "find a learning rate by a range test, without a run",
+    "search": "search for good settings with Optuna",
+    "evaluate": "evaluate runs or an ensemble and write an HTML page",
+    "benchmark": "compare the speed with the course reports' method",
+    "leaderboard": "rank the runs of a sweep",
 }
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         )
         sys.exit(2)
     try:
-        module = import_module(COMMANDS[command][0])
+        module = import_module(f"fashion_lit.commands.{command.replace('-', '_')}")
     except KeyboardInterrupt:  # torch takes seconds to import
         sys.exit(130)
     sys.exit(module.main(arguments))
@@ -89,7 +89,7 @@ def make_output_robust() -> None:
 
 def usage() -> str:
     """Return the help text: the commands with their descriptions, and examples."""
-    commands = "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
     return f"""Train and sweep Fashion-MNIST classifiers.
 
 usage: fashion-lit COMMAND [arguments]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fashion_lit.commands.train import main as train_main
 from fashion_lit.data.sources.fashion_mnist import MIRRORS, FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.runs import signals as stopping
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main as train_main
 
 # Several tests run at once (pytest-xdist), each on one core, and so do the processes they start.
 os.environ["OMP_NUM_THREADS"] = "1"

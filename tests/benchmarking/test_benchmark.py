@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms import Compose, Grayscale, Resize, ToTensor
 
-from fashion_lit.benchmark import main
 from fashion_lit.benchmarking import contenders as loops
 from fashion_lit.benchmarking import throughput as contests
 from fashion_lit.benchmarking import timing, whole_runs
@@ -39,6 +38,7 @@ from fashion_lit.benchmarking.contenders import (
 from fashion_lit.benchmarking.throughput import STEP_CALLBACKS, inference_rate
 from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_second
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, seconds_until, train_whole
+from fashion_lit.commands.benchmark import main
 from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import to_input
 from fashion_lit.data.sources.source import LabelledImages

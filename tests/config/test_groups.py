@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.config.overrides import prepare_overrides
@@ -11,7 +12,6 @@ from fashion_lit.config.settings import Config
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.sweeps.space import read_space
-from fashion_lit.train import main
 
 FILES = {
     "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /model: my_net\n"

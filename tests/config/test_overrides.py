@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fashion_lit import search
+from fashion_lit.commands import search
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, with_config_dirs
 from fashion_lit.config.names import is_possible
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import run_schema
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 ANSWERED = [
     (["-m", "optimizer.lr=0.1,-1"], "Expected `optimizer.lr` to be greater than 0, but got -1."),
@@ -119,7 +119,7 @@ def refused_without_torch(*arguments: str) -> str:
     """
     code = (
         "import sys; from fashion_lit.config import trainer; trainer.may_have_gpu = lambda: False; "
-        "from fashion_lit.train import main; assert main(sys.argv[1:]) == 2; "
+        "from fashion_lit.commands.train import main; assert main(sys.argv[1:]) == 2; "
         "assert not {'torch', 'lightning'} & sys.modules.keys()"
     )
     command = [sys.executable, "-c", code, *arguments]

@@ -5,13 +5,13 @@ from inspect import signature
 import lightning as L
 import pytest
 
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings
 from fashion_lit.errors import UserError
-from fashion_lit.train import main
 
 
 def check_overrides(*overrides: str) -> None:

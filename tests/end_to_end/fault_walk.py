@@ -27,8 +27,8 @@ from forked import Life, live, report  # noqa: E402
 from killed_train import stop_at  # noqa: E402
 from test_kills import SETTINGS, STEPS, assert_same_result  # noqa: E402
 
+from fashion_lit.commands.train import main as train  # noqa: E402
 from fashion_lit.runs.directory import RunDirectory  # noqa: E402
-from fashion_lit.train import main as train  # noqa: E402
 
 TINY = ["model=fast_cnn", "model.network.widths=[4,4,4]", "tensorboard.pictures=false"]
 RECIPES = {

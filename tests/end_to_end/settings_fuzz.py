@@ -32,6 +32,7 @@ sys.path.insert(0, str(HERE))
 from forked import HUNG, Life, live, report  # noqa: E402
 
 from fashion_lit import __main__ as command_line  # noqa: E402
+from fashion_lit.commands.train import main as train  # noqa: E402
 from fashion_lit.config.compose import compose_jobs  # noqa: E402
 from fashion_lit.config.groups import CONF_DIR  # noqa: E402
 from fashion_lit.config.schema import (  # noqa: E402
@@ -41,7 +42,6 @@ from fashion_lit.config.schema import (  # noqa: E402
 )
 from fashion_lit.config.settings import leaves  # noqa: E402
 from fashion_lit.config.trainer import OWN_TRAINER_KEYS, TrainerSettings  # noqa: E402
-from fashion_lit.train import main as train  # noqa: E402
 
 BASE = [
     "data=synthetic",

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from test_kills import SETTINGS, assert_same_result, check_kills
 
+from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.train import main
 from fashion_lit.config.groups import CONF_DIR, choice_files
-from fashion_lit.evaluate import main as evaluate
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.transfer import TransferClassifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 # Groups that describe a run; `data` has the synthetic images in all tests, the others are sweeps'.
 GROUPS = ("optimizer", "scheduler", "averaging", "precision", "augment", "debug", "model")

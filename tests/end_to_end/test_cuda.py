@@ -14,10 +14,10 @@ import pytest
 import torch
 from test_kills import SETTINGS, assert_equal, check_kills
 
+from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.train import main
 from fashion_lit.data.datamodule import to_input
-from fashion_lit.evaluate import main as evaluate
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 Train = Callable[..., RunDirectory]
 ON_GPU = ["trainer.accelerator=cuda", "trainer.max_epochs=2"]

@@ -15,12 +15,12 @@ import torch
 from matplotlib.image import imread
 from sklearn.metrics import f1_score, log_loss
 
+from fashion_lit.commands.evaluate import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import leaves
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
-from fashion_lit.evaluate import main
 from fashion_lit.evaluation.calibration import apply_temperature, fit_temperature
 from fashion_lit.evaluation.predictions import ensemble
 from fashion_lit.evaluation.scores import score

@@ -8,13 +8,13 @@ from typing import Literal
 
 import pytest
 
+from fashion_lit.commands.evaluate import main
+from fashion_lit.commands.train import main as train_main
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.source import LabelledImages
-from fashion_lit.evaluate import main
 from fashion_lit.evaluation.calibration import calibrated_log_loss, fit_temperature
 from fashion_lit.evaluation.predictions import Predictions, ensemble
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main as train_main
 from fashion_lit.training.ensembles import fit_weights, select_members
 from fashion_lit.training.inference import load_run, predict
 

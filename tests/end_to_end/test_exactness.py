@@ -9,9 +9,9 @@ import torch
 from test_interruptions import stop_at
 from test_kills import assert_equal, curves, training_state
 
+from fashion_lit.commands.train import main
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 Train = Callable[..., RunDirectory]
 ACCUMULATED = [

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from fashion_lit.commands.find_lr import main, train_at_rates
+from fashion_lit.commands.train import main as train_main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.data.datamodule import TrainBatches
-from fashion_lit.find_lr import main, train_at_rates
 from fashion_lit.models import build
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.train import main as train_main
 from fashion_lit.training.build import build_datamodule
 
 NUM_STEPS = 8
@@ -261,7 +261,7 @@ def test_refusals_are_one_message_and_leave_nothing(
 
 def test_a_misspelt_setting_is_refused_before_torch_is_imported() -> None:
     code = (
-        "import sys; from fashion_lit.find_lr import main; "
+        "import sys; from fashion_lit.commands.find_lr import main; "
         "assert main(['optimizer.lrr=1']) == 2; assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from fashion_lit.commands.train import main
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import read_record
-from fashion_lit.train import main
 
 posix_only = pytest.mark.skipif(
     os.name == "nt", reason="Windows lacks these signals to other processes, and RLIMIT_FSIZE"
@@ -183,7 +183,7 @@ def test_out_of_gpu_memory_is_one_sentence(
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from fashion_lit.train import main
+from fashion_lit.commands.train import main
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fashion_lit import evaluate
+from fashion_lit.commands import evaluate
+from fashion_lit.commands.train import main
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 LONG = "x" * 300
 BAD_PLACES = ["file", "file/below", LONG, "", "???", "${foo}", "link", "link/x"]

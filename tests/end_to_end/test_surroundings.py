@@ -14,11 +14,11 @@ import torch
 from test_interruptions import stop_at
 from torchvision.models import resnet18
 
-from fashion_lit.benchmark import main as benchmark
-from fashion_lit.evaluate import main as evaluate
+from fashion_lit.commands.benchmark import main as benchmark
+from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.train import main
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 Train = Callable[..., RunDirectory]
 MODULE = [sys.executable, "-m", "fashion_lit"]

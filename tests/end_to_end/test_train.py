@@ -10,13 +10,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._inductor.exc import TritonMissing
 
+from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.train import main
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES, CLASS_TAGS
-from fashion_lit.evaluate import main as evaluate
 from fashion_lit.evaluation.curves import TEST_GROUP
 from fashion_lit.models.build import build_classifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.text import quote_command
-from fashion_lit.train import main
 from fashion_lit.training.run import describe
 
 Train = Callable[..., RunDirectory]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fashion_lit.train import main as train
+from fashion_lit.commands.train import main as train
 
 HERE = Path(__file__).parent
 MESSENGERS = ("warnings.py", "contextlib.py")  # the innermost frames when a warning is shown

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fashion_lit.commands.train import main
 from fashion_lit.errors import Stopped
 from fashion_lit.files import digest_of_file, with_digest
 from fashion_lit.models.build import build_classifier
@@ -23,7 +24,6 @@ from fashion_lit.runs.initial_weights import (
 )
 from fashion_lit.runs.integrity import read_checkpoint
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
-from fashion_lit.train import main
 
 Train = Callable[..., RunDirectory]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from fashion_lit.commands.evaluate import main as evaluate
 from fashion_lit.errors import UserError
-from fashion_lit.evaluate import main as evaluate
 from fashion_lit.files import with_digest
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.cnn import CNNClassifier

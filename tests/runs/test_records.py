@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.leaderboard import main as leaderboard
+from fashion_lit.commands.train import main as train
 from fashion_lit.errors import UserError
-from fashion_lit.evaluate import main as evaluate
 from fashion_lit.evaluation.curves import read_curves
-from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import MAX_BYTES, read_metrics, read_settings, read_status
 from fashion_lit.sweeps.ranking import read_run
-from fashion_lit.train import main as train
 
 HAS_FIFOS = hasattr(os, "mkfifo")  # Windows has none
 KINDS = ["missing", "directory", "dangling", "empty", "NaN", *(["fifo"] if HAS_FIFOS else [])]

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import amend
 from fashion_lit.config.settings import check_resumable, differences
 from fashion_lit.errors import Stopped, UserError
@@ -24,7 +25,6 @@ from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import find_restart
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.sweeps.jobs import fingerprint
-from fashion_lit.train import main
 
 CONFIG = {
     "seed": 0,

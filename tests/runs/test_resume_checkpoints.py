@@ -111,7 +111,7 @@ SCRIPT = """
 import sys
 from collections import Counter
 import torch
-from fashion_lit.train import main
+from fashion_lit.commands.train import main
 
 calls = Counter()
 for name in ("all_reduce", "broadcast", "barrier", "all_gather", "reduce"):

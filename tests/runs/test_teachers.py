@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fashion_lit import CNNClassifier, to_input
+from fashion_lit.commands.train import main
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.data.datamodule import TrainBatches
 from fashion_lit.data.types import Batch
@@ -22,7 +23,6 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import read_checkpoint
 from fashion_lit.runs.teachers import DIGESTS
 from fashion_lit.sweeps.jobs import plan_jobs
-from fashion_lit.train import main
 from fashion_lit.training import callbacks
 from fashion_lit.training.inference import load_run
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fashion_lit.commands.leaderboard import main as leaderboard
+from fashion_lit.commands.train import main
 from fashion_lit.config.overrides import prepare_overrides
-from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory, quote_command
 from fashion_lit.sweeps.jobs import fingerprint, plan_jobs
-from fashion_lit.train import main
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to kill")
 COMMAND = [sys.executable, "-m", "fashion_lit", "train", "-m"]

@@ -16,9 +16,9 @@ import yaml
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from fashion_lit import leaderboard
+from fashion_lit.commands import leaderboard
+from fashion_lit.commands.leaderboard import main, smallest_first
 from fashion_lit.errors import UserError
-from fashion_lit.leaderboard import main, smallest_first
 from fashion_lit.runs.directory import RunDirectory, quote_command
 from fashion_lit.sweeps.figures import entry_curves
 from fashion_lit.sweeps.ranking import rank, read_runs

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from fashion_lit.commands.leaderboard import main as leaderboard
+from fashion_lit.commands.search import main
 from fashion_lit.config.groups import CONF_DIR, SPACES, parse_override
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import UserError
-from fashion_lit.leaderboard import main as leaderboard
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.search import main
 from fashion_lit.sweeps.optuna_internals import trial_id
 from fashion_lit.sweeps.pruning import STUDY_FILE, load_study
 from fashion_lit.sweeps.space import check_corners, distribution, read_space

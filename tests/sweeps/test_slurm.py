@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fashion_lit.commands.train import main
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.train import main
 
 CLOCKS = ("seconds", "train/images_per_second")
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from typing_extensions import override
 
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import Stopped, UserError
@@ -25,7 +26,6 @@ from fashion_lit.sweeps import slurm
 from fashion_lit.sweeps.jobs import Job, Queue, plan_jobs
 from fashion_lit.sweeps.launch import build_launcher
 from fashion_lit.sweeps.slurm import FOLDER, SlurmLauncher, read_queue
-from fashion_lit.train import main
 
 if os.name == "nt":
     pytest.skip(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fashion_lit.commands.train import ignore_foreign_ranks
 from fashion_lit.config.command_line import positive_integer, positive_number
 from fashion_lit.config.compose import (
     compose_jobs,
@@ -32,7 +33,6 @@ from fashion_lit.errors import Stopped, UserError, with_exit_codes
 from fashion_lit.files import check_writable, png, write_atomically
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.text import quote_command, shorten
-from fashion_lit.train import ignore_foreign_ranks
 
 # Importing torch takes seconds, so its users are imported after the settings are checked.
 if TYPE_CHECKING:
