@@ -22,7 +22,7 @@ _MODULES = {
     "TransferClassifier": "models.transfer",
     "load_run": "training.inference",
     "predict": "training.inference",
-    "to_input": "data.datamodule",
+    "to_input": "data.batches",
 }
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

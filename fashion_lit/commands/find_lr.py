@@ -219,14 +219,14 @@ def train_at_rates(
 
     silence_known_messages()
     tune_malloc()
+    datamodule = build_datamodule(config)
     L.seed_everything(config["seed"], verbose=False)
     # With a rate of 1, the rate of each parameter group is its factor.
     constant = {"optimizer": config["optimizer"] | {"lr": 1.0}, "scheduler": {"name": "constant"}}
     constant["model"] = config["model"] | {"swa_start": None}
-    classifier = build_classifier(config | constant)
+    classifier = build_classifier(config | constant, datamodule.class_names, datamodule.channels)
     notice = load_initial_weights(classifier, config) if config.get("init_from") else ""
     compile_network(classifier.network, config)
-    datamodule = build_datamodule(config)
     show_bar = config["trainer"].get("enable_progress_bar", True)
     test = RangeTest(rates, window_of(rates), signals, show_bar=show_bar)
     teachers = [checkpoint_of(place) for place in config.get("teacher") or ()]

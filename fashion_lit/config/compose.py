@@ -192,7 +192,7 @@ def amend(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
     amended = copy.deepcopy(recorded)
     for key in keys:
         if key.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
-            path = _known_part(key, composed)
+            path = _known_part(_known_part(key, composed), amended)
             _set(amended, path, _look_up(composed, path))
     return amended
 
@@ -220,7 +220,7 @@ def adopt(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
             paths = [key] * (key in composed) + (set_by_choice(key, file) if file else [])
         for path in paths:
             if path.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
-                known = _known_part(path, composed)
+                known = _known_part(_known_part(path, composed), adopted)
                 _set(adopted, known, _look_up(composed, known))
     return adopted
 

@@ -86,14 +86,17 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
 NAMES = ("optimizer.name", "scheduler.name", "data.name", "model.name", "model.network.name")
 
 
-def check_effects(config: Config, overrides: Sequence[str]) -> None:
+def check_effects(config: Config, overrides: Sequence[str], channels: int) -> None:
     """Raise UserError for an override without effect in the checked configuration of a new run.
 
     Args:
         config: as `schema.check` returns it.
         overrides: as `prepare_overrides` returns them.
+        channels: of the images that the configuration describes.
     """
     typed = {parse_override(text).key_or_group for text in overrides}
+    if "model.grey_stem" in typed and channels == 3:
+        raise UserError("`model.grey_stem` has no effect, because the images are in colour.")
     for key, is_without_effect, reason in RULES:
         if key in typed and is_without_effect(config):
             raise UserError(f"`{key}` has no effect, because {reason}.")

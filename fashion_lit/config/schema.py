@@ -31,13 +31,14 @@ from fashion_lit.config.trainer import (
 )
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.mixing import check_mixing
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.source import ImageSource, check_source
 from fashion_lit.data.sources.synthetic import SyntheticGarments
-from fashion_lit.data.split import check_sizes
-from fashion_lit.data.types import pair_of
+from fashion_lit.data.split import check_sizes, number_of
 from fashion_lit.errors import UserError
-from fashion_lit.models.build import CLASSIFIERS, check_network
-from fashion_lit.models.cnn import CNNClassifier
+from fashion_lit.models.build import CLASSIFIERS, check_model, check_network
+from fashion_lit.models.cnn import SET_BY_DATA, CNNClassifier
 from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
@@ -45,10 +46,13 @@ from fashion_lit.models.optimization import OPTIMIZERS
 from fashion_lit.models.schedules import SCHEDULERS, check_cycles
 from fashion_lit.text import did_you_mean, shorten
 
-SOURCES = {"fashion_mnist": FashionMNIST, "synthetic": SyntheticGarments}
+SOURCES = {
+    "fashion_mnist": FashionMNIST,
+    "synthetic": SyntheticGarments,
+}
+# Arguments of classifiers that are no settings in `model`.
+BUILT_WITH = ("network", "class_names", "in_channels", "optimizer", "scheduler")
 Fields = dict[str, tuple[Any, Any]]  # {name: (type, default)}, arguments of pydantic's create_model
-# Arguments of networks that are no settings, because the images decide them.
-SET_BY_DATA = ("in_channels", "num_classes")
 NonEmptyText = Annotated[str, Field(min_length=1)]
 Places = Annotated[list[NonEmptyText], Field(min_length=1)]
 
@@ -72,10 +76,28 @@ def check(config: Config) -> Config:
             )
         if isinstance(value, str) and "\0" in value:
             raise UserError(f"Expected `{key}` to hold no NUL character, but got {value!r}.")
-    typed = validate(config, run_schema(config))
-    check_combinations(typed)
-    check_network(typed)
+    schema = run_schema(config)
+    validate(config, schema)  # without the classes; `source_of` would not name an unknown setting
+    source = source_of(config)
+    typed = validate(config, schema, source)
+    check_combinations(typed, source)
+    check_network(typed, source)
     return typed
+
+
+def source_of(config: Mapping[str, Any]) -> ImageSource:
+    """Build the image source that the settings in `data` describe, which reads no images.
+
+    Raises UserError unless they are valid, and its files are there if it needs to read from them
+    what its classes and sizes are.
+    """
+    kind = SOURCES[chosen_name(config, "data", SOURCES)]
+    fields = keyword_fields(kind)
+    own = {key: value for key, value in config["data"].items() if key in fields}
+    typed = validate({"data": own}, object_schema(data=(object_schema(**fields), ...)))
+    source = kind(**typed["data"])
+    check_source(source)
+    return source
 
 
 def check_recorded(config: Config, place: Path) -> None:
@@ -91,13 +113,19 @@ def check_recorded(config: Config, place: Path) -> None:
         raise UserError(f"{place} has no valid settings: {error}") from None
 
 
-def validate(config: Config, schema: type[BaseModel]) -> Config:
+def validate(config: Config, schema: type[BaseModel], source: ImageSource | None = None) -> Config:
     """Return `config` with the types of `schema`.
 
     Raises UserError, with the most similar valid name if any, unless it fits.
+
+    Args:
+        config: settings.
+        schema: their schema.
+        source: the image source, whose classes and sizes some settings depend on; None: unknown,
+            then any names of classes are valid, and their settings may be returned in any order.
     """
     try:
-        model = schema.model_validate_json(json.dumps(config), strict=True)
+        model = schema.model_validate_json(json.dumps(config), strict=True, context=source)
         return model.model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
         reserved = {f"trainer.{key}": instead for key, instead in OWN_TRAINER_KEYS.items()}
@@ -133,7 +161,7 @@ def prediction_fields(config: Config) -> Fields:
     return {
         "data": (named_schema(data_fields(config)), ...),
         "model": (named_schema(model_fields(config)), ...),
-        "augment": (object_schema(**keyword_fields(Augment)), ...),
+        "augment": (object_schema(**keyword_fields(Augment, exclude={"class_names"})), ...),
         "trainer": (TrainerSettings, ...),
     }
 
@@ -148,7 +176,7 @@ def data_fields(config: Config) -> Fields:
 def model_fields(config: Config) -> Fields:
     """Return the fields of `model`: those of the classifier and, under `network`, the network."""
     classifier = CLASSIFIERS[chosen_name(config, "model", CLASSIFIERS)]
-    fields = keyword_fields(classifier, exclude={"optimizer", "scheduler", "network"})
+    fields = keyword_fields(classifier, exclude=BUILT_WITH)
     if classifier is CNNClassifier:
         network = network_class(chosen_name(config, "model.network", NETWORK_NAMES))
         arguments = keyword_fields(network, exclude=SET_BY_DATA, positional_too=True)
@@ -156,7 +184,7 @@ def model_fields(config: Config) -> Fields:
     return fields
 
 
-def chosen_name(config: Config, path: str, choices: Collection[str]) -> str:
+def chosen_name(config: Mapping[str, Any], path: str, choices: Collection[str]) -> str:
     """Return the `name` of the group at a dotted path; raise UserError unless in `choices`."""
     node: Any = config
     for key in path.split("."):
@@ -215,24 +243,6 @@ CHECKPOINT = object_schema(
 TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...))
 
 
-def check_mixing(augment: Mapping[str, Any], num_epochs: int) -> None:
-    """Raise UserError unless an image is mixed in at most one way, and at some time no longer."""
-    mixed = [augment[key] for key in ("mixup", "cutmix") if augment.get(key)]
-    probabilities = [pair_of(strength)[1] for strength in mixed]
-    if sum(probabilities) > 1:
-        raise UserError(
-            "Expected the probabilities of `augment.mixup` and `augment.cutmix` to add up to at "
-            f"most 1, because an image is mixed in one way, but got {sum(probabilities):g}; give "
-            "each one, as in augment.mixup=[0.2,0.5] augment.cutmix=[1,0.5]."
-        )
-    until = augment.get("until_epoch")
-    if until is not None and until >= num_epochs:
-        raise UserError(
-            f"Expected `augment.until_epoch` to be less than trainer.max_epochs={num_epochs}, so "
-            f"that the last epochs are not mixed, but got {until}."
-        )
-
-
 def check_schedule(config: Config, num_steps: int) -> None:
     """Raise UserError unless the schedule fits into a run of so many epochs and steps."""
     schedule, num_epochs = config["scheduler"], config["trainer"]["max_epochs"]
@@ -252,44 +262,35 @@ def check_schedule(config: Config, num_steps: int) -> None:
         check_cycles(num_steps, schedule["num_cycles"], schedule.get("cycle_growth", 1.0))
 
 
-def check_combinations(config: Config) -> None:
-    """Raise UserError for settings that are valid individually but not in combination."""
+def check_combinations(config: Config, source: ImageSource) -> None:
+    """Raise UserError for settings that are valid individually but not in combination.
+
+    Args:
+        config: settings that fit the schema.
+        source: the image source that they describe.
+    """
     data, model, trainer = config["data"], config["model"], config["trainer"]
-    num_epochs = trainer["max_epochs"]
-    num_train = data.get("num_train", FashionMNIST.num_train)
-    val_size = 0 if data["validate_on_test"] else data["val_size"]
-    num_train = check_sizes(num_train, val_size, data.get("train_size"))
+    num_epochs, num_test = trainer["max_epochs"], source.num_test
+    num_val = number_of(data["val_size"], source.num_train)
+    num_held_out = 0 if data["validate_on_test"] else num_val
+    num_train = check_sizes(source.num_train, num_held_out, data.get("train_size"))
+    for key in ("test", "data.validate_on_test"):
+        if not num_test and (config["test"] if key == "test" else data["validate_on_test"]):
+            raise UserError(
+                f"Expected test images for {key}=true, but {source.title} has none; set "
+                f"{key}=false."
+            )
     check_mixing(config["augment"], num_epochs)
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "
             f"{data['batch_size']:,}."
         )
-    if model.get("swa_start") is not None and model.get("ema_decay") is not None:
-        raise UserError(
-            "Expected one average of the weights, but both model.ema_decay and model.swa_start are "
-            "set; choose averaging=ema or averaging=swa."
-        )
-    if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
-        raise UserError(
-            "`model.unfreeze_epoch` needs a frozen backbone, but model.freeze_backbone is false; "
-            "set it to true, or remove model.unfreeze_epoch."
-        )
-    if model.get("weights") is not None and not model["pretrained"]:
-        raise UserError(
-            "`model.weights` is a file of pretrained weights, but model.pretrained is false; "
-            "set it to true, or remove model.weights."
-        )
-    if model.get("grey_stem") == "sum" and model["reinit_stem"]:
-        raise UserError(
-            "`model.grey_stem=sum` sums the stem's pretrained filters, but model.reinit_stem is "
-            "true, which discards them; set one of the two."
-        )
+    check_model(model)
     num_ranks = trainer["devices"] if isinstance(trainer.get("devices"), int) else 1
     num_images = num_train // max(1, num_ranks)
     single_last = data["batch_size"] > 1 and num_images % data["batch_size"] == 1
-    num_test = data.get("num_test", FashionMNIST.num_test)
-    num_val = num_test if data["validate_on_test"] else data["val_size"]
+    num_val = num_test if data["validate_on_test"] else num_val
     num_batches = {"train": -(-(num_images - single_last) // data["batch_size"])}
     num_batches["val"] = -(-num_val // data["eval_batch_size"])
     check_schedule(config, num_batches["train"] * num_epochs)

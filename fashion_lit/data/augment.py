@@ -4,10 +4,12 @@
     images = augment(images, generator)  # (B, 28, 28) uint8 -> (B, 28, 28) uint8
     images, labels = augment.mix(images, labels, generator, epoch=0)  # labels (B, 10) float32
 
-`Augment` draws the random arguments of deterministic functions in `geometry`, `tones`,
-`trivial_augment` and `mixing`.
+Images are (B, H, W) or, in colour, (B, 3, H, W), whose channels are changed alike. `Augment` draws
+the random arguments of deterministic functions in `geometry`, `tones`, `trivial_augment` and
+`mixing`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -25,8 +27,9 @@ from fashion_lit.data.geometry import (
     shift_pixels,
 )
 from fashion_lit.data.randomness import Draws
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.tones import brightness, contrast, look_up
-from fashion_lit.data.trivial_augment import NUM_STRENGTHS, OPERATIONS, apply_operations
+from fashion_lit.data.trivial_augment import NUM_STRENGTHS, apply_operations, num_operations
 from fashion_lit.data.types import (
     NumPixels,
     Probability,
@@ -63,7 +66,7 @@ class Augment:
             https://arxiv.org/abs/1708.04896
         random_erase_area: smallest and greatest share of the image's pixels in this box.
         random_erase_aspect: smallest ratio of its sides; the greatest is the inverse.
-        random_erase_fill: what replaces its pixels, a random grey for each or black.
+        random_erase_fill: what replaces its pixels, a random grey or colour for each, or black.
         mixup: alpha of mixup, whose shares are Beta(alpha, alpha).
         cutmix: alpha of CutMix, whose boxes have shares of Beta(alpha, alpha) before the image's
             border cuts them. An image is mixed in at most one way, so that the probabilities of
@@ -71,6 +74,7 @@ class Augment:
         until_epoch: number of epochs with mixup and CutMix; None: all.
         classes: the only classes, by name, whose images get the kinds from `flip` to
             `trivial_augment`; None: all. Erasing and mixing are for all classes.
+        class_names: names of all classes of the data, in the order of their labels.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Augment:
         cutmix: Annotated[Strength, ALPHA] = 0.0,
         until_epoch: PositiveInt | None = None,
         classes: ClassNames = None,
+        class_names: Sequence[str] = CLASS_NAMES,
     ) -> None:
         self.flip = flip
         self.shift = shift
@@ -111,16 +116,17 @@ class Augment:
         self.cutmix = cutmix
         self.until_epoch = until_epoch
         self.classes = classes
+        self.class_names = tuple(class_names)
 
     def __call__(
         self, images: Tensor, generator: Generator, labels: Tensor | None = None
     ) -> Tensor:
-        """Return augmented images (B, H, W) uint8, before they are mixed.
+        """Return augmented images, uint8, before they are mixed.
 
         The input is never modified; it is returned as is if every augmentation is disabled.
 
         Args:
-            images: (B, H, W) uint8.
+            images: (B, H, W) or (B, 3, H, W) uint8.
             generator: a generator on their device.
             labels: their classes (B,) int64; not needed if `classes` is None.
         """
@@ -133,14 +139,21 @@ class Augment:
     def mix(
         self, images: Tensor, labels: Tensor, generator: Generator, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed images (B, H, W) uint8 and their classes' shares, (B, 10) float32.
+        """Return mixed images, uint8, and the shares of their classes, (B, num_classes) float32.
 
         If nothing is mixed in this epoch, images and labels (B,) int64 are returned as they are.
         """
         if not self.is_mixing(epoch):
             return images, labels
         draws = Draws(len(images), generator)
-        return mixing.mix(images, labels, draws, self.mixup, self.cutmix)
+        return mixing.mix(
+            images,
+            labels,
+            draws,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            num_classes=len(self.class_names),
+        )
 
     def is_mixing(self, epoch: int) -> bool:
         """Return whether the images of an epoch, counted from 0, are mixed."""
@@ -150,7 +163,7 @@ class Augment:
     def _aimed_at(self, labels: Tensor | None) -> Tensor:
         assert labels is not None, "classes need labels"
         assert self.classes is not None
-        places = [place_of(name) for name in self.classes]
+        places = [place_of(name, self.class_names) for name in self.classes]
         return torch.stack([labels == place for place in places]).any(0)
 
     def _move(self, images: Tensor, draws: Draws, aimed: Tensor | None) -> Tensor:
@@ -177,7 +190,7 @@ class Augment:
             images = look_up(images, contrast(images, draws.around(1, self.contrast, aimed)))
         if self.trivial_augment:
             greatest, probability = pair_of(self.trivial_augment)
-            operation = draws.integers(0, len(OPERATIONS) - 1)
+            operation = draws.integers(0, num_operations(images) - 1)
             magnitude = draws.integers(0, NUM_STRENGTHS - 1) * (greatest / (NUM_STRENGTHS - 1))
             magnitude = magnitude * (2 * draws.integers(0, 1) - 1)
             if probability < 1:
@@ -187,7 +200,7 @@ class Augment:
         return images
 
     def _erase(self, images: Tensor, draws: Draws) -> Tensor:
-        height, width = images.shape[1:]
+        height, width = images.shape[-2:]
         if self.erase:
             top = draws.integers(1 - self.erase, height - 1)
             left = draws.integers(1 - self.erase, width - 1)
@@ -196,7 +209,7 @@ class Augment:
             boxes = self._draw_boxes(height, width, draws)
             fill = torch.zeros_like(images)
             if self.random_erase_fill == "random":
-                fill = draws.greys(height, width)
+                fill = draws.greys(*images.shape[1:])
             images = torch.where(inside_boxes(images, *boxes), fill, images)
         return images
 

@@ -4,6 +4,7 @@
     resample(images, maps)  # (B, H, W) uint8 -> (B, H, W) uint8, rotated by 15 degrees
 
 Every function works on a whole batch with separate arguments for each image, and is deterministic.
+Images are (B, H, W) or, in colour, (B, 3, H, W); all channels of an image move alike.
 """
 
 import torch
@@ -11,20 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def over_pixels(values: Tensor, images: Tensor) -> Tensor:
+    """Return values (B,) as (B, 1, …), which are broadcast over the pixels of their images."""
+    return values.view(-1, *[1] * (images.ndim - 1))
+
+
 def flip_horizontally(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror left to right those images (B, H, W) whose entry in `flipped` (B,) bool is true."""
-    return torch.where(flipped[:, None, None], images.flip(-1), images)
+    """Mirror left to right those images whose entry in `flipped` (B,) bool is true."""
+    return torch.where(over_pixels(flipped, images), images.flip(-1), images)
 
 
 def shift_pixels(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Tensor:
-    """Shift each image (B, H, W) by `down` and `right` pixels, (B,) each, in -limit..limit.
+    """Shift each image by `down` and `right` pixels, (B,) each, in -limit..limit.
 
-    Pixels that enter from outside the image are black, the data set's background.
+    Pixels that enter from outside the image are black, the background of Fashion-MNIST.
     """
-    height, width = images.shape[1:]
-    padded = F.pad(images, (limit, limit, limit, limit))  # (B, H + 2 limit, W + 2 limit)
-    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view, (B, ., ., H, W)
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (limit, limit, limit, limit))  # (B, …, H + 2 limit, W + 2 limit)
+    windows = padded.unfold(-2, height, 1).unfold(-2, width, 1)  # a view, (B, …, ., ., H, W)
     batch = torch.arange(len(images), device=images.device)
+    if images.ndim == 4:
+        return windows[batch, :, limit - down, limit - right]
     return windows[batch, limit - down, limit - right]
 
 
@@ -51,7 +59,7 @@ def affine_maps(angle: Tensor, factor: Tensor, shear_x: Tensor, shear_y: Tensor)
 def resample(
     images: Tensor, maps: Tensor, right: Tensor | None = None, down: Tensor | None = None
 ) -> Tensor:
-    """Map images (B, H, W) uint8 by bilinear interpolation, rounded to uint8; black outside.
+    """Map images, uint8, by bilinear interpolation, rounded to uint8; black outside.
 
     Args:
         images: the images.
@@ -60,7 +68,7 @@ def resample(
             identity they are along the axes of the input.
         down: the same downwards.
     """
-    num_images, height, width = images.shape
+    num_images, (height, width) = len(images), images.shape[-2:]
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # (W,) from the centre
     y = torch.arange(height, device=images.device) - (height - 1) / 2  # (H,)
     # (B, 2, W) and (B, 2, H): what a column, and a row, contribute to both input coordinates
@@ -72,26 +80,29 @@ def resample(
         part = 2 / (length - 1)
         across, along = of_columns[:, axis, None, :] * part, of_rows[:, axis, :, None] * part
         torch.add(across, along, out=grid[..., axis])
-    sampled = F.grid_sample(images[:, None].float(), grid, align_corners=True)
-    return sampled[:, 0].round_().to(torch.uint8)
+    channels = images if images.ndim == 4 else images[:, None]
+    sampled = F.grid_sample(channels.float(), grid, align_corners=True)
+    return sampled.view_as(images).round_().to(torch.uint8)
 
 
 def inside_boxes(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
-    """Return which pixels of images (B, H, W) are in their image's box, (B, H, W) bool.
+    """Return which pixels are in their image's box, (B, H, W) or, in colour, (B, 1, H, W) bool.
 
     The upper left corners are at (`top`, `left`), (B,) each, and may be outside the image.
     """
-    rows = torch.arange(images.shape[1], device=images.device) - top[:, None]  # (B, H)
-    columns = torch.arange(images.shape[2], device=images.device) - left[:, None]  # (B, W)
+    height_of_images, width_of_images = images.shape[-2:]
+    rows = torch.arange(height_of_images, device=images.device) - top[:, None]  # (B, H)
+    columns = torch.arange(width_of_images, device=images.device) - left[:, None]  # (B, W)
     row_inside = (rows >= 0) & (rows < height[:, None])
     column_inside = (columns >= 0) & (columns < width[:, None])
-    return row_inside[:, :, None] & column_inside[:, None, :]
+    inside = row_inside[:, :, None] & column_inside[:, None, :]
+    return inside[:, None] if images.ndim == 4 else inside
 
 
 def erase_square(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Set a square of `size` x `size` pixels to black in each image (B, H, W).
+    """Set a square of `size` x `size` pixels to black in each image.
 
     The upper left corner is at (`top`, `left`), (B,) each, and may be outside the image, so that
     edges are erased as often as the middle: Cutout, DeVries and Taylor 2017,

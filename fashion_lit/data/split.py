@@ -1,11 +1,13 @@
 """Split images by class into two parts: training and validation images, or fewer to train on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
 from fashion_lit.errors import UserError
+from fashion_lit.text import shorten
 
 
 def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:
@@ -17,7 +19,7 @@ def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Te
     """
     random = np.random.RandomState(split_seed)
     classes = labels.cpu().numpy()
-    counts = np.bincount(classes, minlength=NUM_CLASSES)
+    counts = np.bincount(classes)
     shares = counts * val_size / len(classes)
     val_counts = np.floor(shares).astype(int)
     largest_remainders = np.argsort(val_counts - shares, kind="stable")
@@ -27,6 +29,28 @@ def stratified_split(labels: Tensor, val_size: int, split_seed: int) -> tuple[Te
         members = np.flatnonzero(classes == class_index)
         in_val[members[random.permutation(len(members))[:val_count]]] = True
     return torch.from_numpy(np.flatnonzero(~in_val)), torch.from_numpy(np.flatnonzero(in_val))
+
+
+def number_of(size: float, num_images: int) -> int:
+    """Return a number of images that is given as such, or as a share (a float) of `num_images`."""
+    return max(1, round(size * num_images)) if isinstance(size, float) else size
+
+
+def check_every_class(labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise UserError unless there is an image of each class among those to train on.
+
+    Args:
+        labels: their classes (N,) int64.
+        class_names: the classes.
+    """
+    counts = labels.bincount(minlength=len(class_names)).tolist()
+    missing = [name for name, count in zip(class_names, counts, strict=True) if not count]
+    if missing:
+        raise UserError(
+            f"Expected images of all {len(class_names)} classes among the {len(labels):,} to train "
+            f"on, but there are none of {shorten(', '.join(missing), 200)}; give such images, or "
+            "change data.val_size or data.train_size."
+        )
 
 
 def check_sizes(num_train: int, val_size: int, train_size: int | None) -> int:

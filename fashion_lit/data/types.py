@@ -3,16 +3,29 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from torch import Tensor
 
-# Images (B, C, H, W) float32; labels (B,) int64 or, if mixed, shares of classes (B, 10) float32;
-# and, if a run has teachers, the pixels of its training images, (B, 28, 28) uint8
+# Images (B, C, H, W) float32; labels (B,) int64 or, if mixed, shares of classes (B, num_classes)
+# float32; and, if a run has teachers, the pixels of its training images, (B, H, W) or (B, 3, H, W)
+# uint8
 Batch = tuple[Tensor, ...]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-NumPixels = Annotated[int, Field(ge=0, lt=28)]
 Strength = float | list[float]  # for every image; or [strength, probability]
+
+
+def check_pixels(value: int, info: ValidationInfo) -> int:
+    """Return a number of pixels; raise ValueError unless it is less than an image's side.
+
+    The context of the validation is the image source; without it, any number is valid.
+    """
+    if info.context is not None and value >= info.context.image_size:
+        raise ValueError(f"less than {info.context.image_size}")
+    return value
+
+
+NumPixels = Annotated[int, Field(ge=0), AfterValidator(check_pixels)]
 
 
 def up_to(limit: float) -> BeforeValidator:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from typing_extensions import override
 
-from fashion_lit.data.datamodule import FashionMNISTDataModule, TrainBatches
+from fashion_lit.data.batches import TrainBatches
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 
 NUM_STATISTICS_IMAGES = 2048  # minimum; twice as many do not improve the default run
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -149,7 +150,7 @@ class StochasticWeightAveraging(WeightAveraging):
 def statistics_batches(
     datamodule: FashionMNISTDataModule, device: torch.device, epoch: int = 0
 ) -> Iterator[Tensor]:
-    """Yield batches (B, 1, H, W) of augmented training images, identical on every call and rank.
+    """Yield batches (B, C, H, W) of augmented training images, identical on every call and rank.
 
     They are those of the first epoch, mixed with each other if those of `epoch` are.
     """

@@ -1,12 +1,14 @@
 """From a configuration to the classifier that it describes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
+from fashion_lit.data.sources.source import ImageSource
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.cnn import CNNClassifier
@@ -15,44 +17,76 @@ from fashion_lit.models.transfer import TransferClassifier
 CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
 
 
-def build_classifier(config: Mapping[str, Any]) -> ImageClassifier:
-    """Build the classifier that `model.name` selects, with its optimizer and scheduler settings."""
+def build_classifier(
+    config: Mapping[str, Any], class_names: Sequence[str] = CLASS_NAMES, in_channels: int = 1
+) -> ImageClassifier:
+    """Build the classifier that `model.name` selects, with its optimizer and scheduler settings.
+
+    Args:
+        config: a run's configuration.
+        class_names: names of the classes of its data.
+        in_channels: channels of its images.
+    """
     arguments = dict(config["model"])
     classifier = CLASSIFIERS[arguments.pop("name")]
-    return classifier(**arguments, optimizer=config["optimizer"], scheduler=config["scheduler"])
+    return classifier(
+        **arguments,
+        class_names=class_names,
+        in_channels=in_channels,
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+    )
 
 
-def check_network(config: Mapping[str, Any]) -> int:
+def check_network(config: Mapping[str, Any], source: ImageSource) -> int:
     """Return the number of weights of the network that a configuration describes.
 
-    Raises UserError if they are too many to count, or if the network cannot train on one batch.
-    torch's meta device computes shapes alone and allocates nothing; a network that reads values, as
-    a RegNet does for its widths, is tried on the CPU instead.
+    Raises UserError if they are too many to count, or if the network cannot train on one batch of
+    the images of `source`. torch's meta device computes shapes alone and allocates nothing; a
+    network that reads values, as a RegNet does for its widths, is tried on the CPU instead.
     """
     data = config["data"]
     model = json.dumps(config["model"], sort_keys=True)
-    return _check_network(model, min(data["batch_size"], 2), data["image_size"])
+    image_size = data["image_size"] or source.image_size
+    shape = (min(data["batch_size"], 2), source.channels, image_size, image_size)
+    return _check_network(model, shape, tuple(source.class_names))
 
 
 @cache
-def _check_network(model: str, batch_size: int, image_size: int, device: str = "meta") -> int:
+def _check_network(
+    model: str, shape: tuple[int, ...], class_names: tuple[str, ...], device: str = "meta"
+) -> int:
     try:
         with torch.random.fork_rng(devices=[]):  # the CPU draws real weights
-            return _train_one_batch(model, batch_size, image_size, device)
+            return _train_one_batch(model, shape, class_names, device)
     except UserError:
         raise
     except (ValueError, RuntimeError, AssertionError, MemoryError) as error:
         if device == "meta" and _reads_values(error):
-            return _check_network(model, batch_size, image_size, "cpu")
-        raise UserError(_describe(error, batch_size, image_size)) from None
+            return _check_network(model, shape, class_names, "cpu")
+        raise UserError(_describe(error, shape[0], shape[-1])) from None
 
 
-def _train_one_batch(model: str, batch_size: int, image_size: int, device: str) -> int:
-    """Build a network and pass images through it in training mode; return its number of weights."""
+def _train_one_batch(
+    model: str, shape: tuple[int, ...], class_names: tuple[str, ...], device: str
+) -> int:
+    """Build a network and pass images (B, C, H, W) through it in training mode.
+
+    Returns its number of weights.
+    """
     arguments = json.loads(model)
+    build = CLASSIFIERS[arguments.pop("name")]
     with torch.device(device):
-        network = CLASSIFIERS[arguments.pop("name")](**arguments).network.train()
-        network(torch.zeros(batch_size, 1, image_size, image_size))
+        network = build(**arguments, class_names=class_names, in_channels=shape[1]).network.train()
+        logits = network(torch.zeros(shape))
+    expected = (shape[0], len(class_names))
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"Expected a network that returns logits of {len(class_names)} classes, {expected} for "
+            f"a batch of {shape[0]}, but it returns {found}; let its constructor take "
+            "`num_classes`, or choose another model."
+        )
     return sum(weights.numel() for weights in network.parameters())
 
 
@@ -81,3 +115,27 @@ def _describe(error: Exception, batch_size: int, image_size: int) -> str:
         f"Expected a network for images of {image_size} x {image_size} pixels, but: {reason}; "
         "change data.image_size, or choose another model."
     )
+
+
+def check_model(model: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of `model` that are valid individually but not together."""
+    if model.get("swa_start") is not None and model.get("ema_decay") is not None:
+        raise UserError(
+            "Expected one average of the weights, but both model.ema_decay and model.swa_start are "
+            "set; choose averaging=ema or averaging=swa."
+        )
+    if model.get("unfreeze_epoch") is not None and not model["freeze_backbone"]:
+        raise UserError(
+            "`model.unfreeze_epoch` needs a frozen backbone, but model.freeze_backbone is false; "
+            "set it to true, or remove model.unfreeze_epoch."
+        )
+    if model.get("weights") is not None and not model["pretrained"]:
+        raise UserError(
+            "`model.weights` is a file of pretrained weights, but model.pretrained is false; "
+            "set it to true, or remove model.weights."
+        )
+    if model.get("grey_stem") == "sum" and model["reinit_stem"]:
+        raise UserError(
+            "`model.grey_stem=sum` sums the stem's pretrained filters, but model.reinit_stem is "
+            "true, which discards them; set one of the two."
+        )

@@ -1,7 +1,7 @@
 """Base class of the classifiers: loss, metrics, optimizer and schedule around a network."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from fashion_lit.data.classes import ClassWeights
-from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS, NUM_CLASSES
+from fashion_lit.data.classes import ClassWeights, class_tags
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.metrics import ClassificationMetrics, class_scores
@@ -41,7 +40,7 @@ PLAIN_SCHEDULER = {"name": "constant"}
 
 
 class ImageClassifier(L.LightningModule):
-    """Train `network`, which maps images (B, 1, H, W) float to logits (B, 10).
+    """Train `network`, which maps images (B, C, H, W) float to logits (B, num_classes).
 
     A subclass builds the network from plain values and stores them in the checkpoint as
     hyperparameters, so that `load_from_checkpoint(path)` needs no arguments and loads with
@@ -49,8 +48,9 @@ class ImageClassifier(L.LightningModule):
 
     Args:
         network: network to train.
+        class_names: names of the classes, in the order of the logits.
         label_smoothing: share of the target that is spread over all classes, Szegedy et al. 2016.
-        class_weights: ten loss weights in the order of CLASS_NAMES, or None for equal weights.
+        class_weights: a loss weight for each class, or None for equal weights.
         ema_decay: decay per step of an exponential moving average of the weights, which is used in
             evaluation; 0.998 averages over some 500 steps. None: no such average.
         swa_start: share of the epochs before stochastic weight averaging: the later ones train at
@@ -68,6 +68,7 @@ class ImageClassifier(L.LightningModule):
         self,
         network: nn.Module,
         *,
+        class_names: Sequence[str],
         label_smoothing: LabelSmoothing,
         class_weights: ClassWeights,
         ema_decay: Decay,
@@ -80,6 +81,7 @@ class ImageClassifier(L.LightningModule):
         # channels_last makes convolutions 1.1 to 1.4 times as fast, on CPUs and GPUs
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
+        self.class_names = tuple(class_names)
         self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -94,9 +96,9 @@ class ImageClassifier(L.LightningModule):
         self.optimizer = dict(optimizer)
         self.scheduler = dict(scheduler)
         self.distillation: Distillation | None = None  # during a training with teachers
-        self.train_metrics = ClassificationMetrics(NUM_CLASSES, weights)
-        self.val_metrics = ClassificationMetrics(NUM_CLASSES, weights)
-        self.test_metrics = ClassificationMetrics(NUM_CLASSES, weights)
+        self.train_metrics = ClassificationMetrics(len(class_names), weights)
+        self.val_metrics = ClassificationMetrics(len(class_names), weights)
+        self.test_metrics = ClassificationMetrics(len(class_names), weights)
 
     @classmethod
     @override
@@ -114,7 +116,7 @@ class ImageClassifier(L.LightningModule):
                 network.load_state_dict({**network.state_dict(), **weights})
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, 10), whose softmax is the class probabilities.
+        """Return logits (B, num_classes), whose softmax is the class probabilities.
 
         In evaluation mode the averaged network computes them, if there is one; see `evaluated`.
         """
@@ -131,10 +133,10 @@ class ImageClassifier(L.LightningModule):
         """Return the mean cross-entropy () in float32, smoothed and weighted as configured.
 
         Args:
-            logits: (B, 10).
-            labels: classes (B,) int64 or, of mixed images, shares of classes (B, 10) float32. The
-                weight of a mixed image is the mean of its classes' weights, so that shares of 0
-                and 1 give the loss of the class. (torch would divide by B instead.)
+            logits: (B, num_classes).
+            labels: classes (B,) int64 or, of mixed images, shares of classes (B, num_classes)
+                float32. The weight of a mixed image is the mean of its classes' weights, so that
+                shares of 0 and 1 give the loss of the class. (torch would divide by B instead.)
         """
         is_mixed = labels.ndim == 2
         weights = None if self.class_weights is None else self.class_weights.float()
@@ -156,7 +158,7 @@ class ImageClassifier(L.LightningModule):
         return self._step(batch, self.train_metrics)[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Add a batch to the validation metrics; return {"logits": (B, 10)} for callbacks."""
+        """Add a batch to the validation metrics; return its {"logits": (B, num_classes)}."""
         return {"logits": self._step(batch, self.val_metrics)[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -225,9 +227,9 @@ class ImageClassifier(L.LightningModule):
     def _log_evaluation(self, split: str, metrics: ClassificationMetrics) -> None:
         totals = metrics.compute()
         values = {f"{split}/{name}": totals[name] for name in ("loss", "accuracy")}
-        scores = class_scores(totals["confusion"].cpu())
+        scores, tags = class_scores(totals["confusion"].cpu()), class_tags(self.class_names)
         for score in ("precision", "recall", "f1"):
-            for tag, value in zip(CLASS_TAGS, getattr(scores, score).float(), strict=True):
+            for tag, value in zip(tags, getattr(scores, score).float(), strict=True):
                 values[f"{split}/{score}/{tag}"] = value
         # Validating the best checkpoint after the fit must not add a point to the curves.
         self.log_dict(values, logger=self.trainer.state.fn != TrainerFn.VALIDATING)

@@ -1,10 +1,13 @@
 """CNNClassifier: a network from `fashion_lit/models/networks/`, trained from scratch."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from pydantic import PositiveFloat
+from torch import nn
 
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.models.classifier import (
     PLAIN_OPTIMIZER,
     PLAIN_SCHEDULER,
@@ -16,15 +19,28 @@ from fashion_lit.models.classifier import (
 )
 from fashion_lit.models.networks import network_class
 
+# Arguments of networks that are no settings, because the data decides them.
+SET_BY_DATA = ("in_channels", "num_classes")
+
+
+def taken_by(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments that a network's constructor takes."""
+    known = inspect.signature(network).parameters.values()
+    names = {parameter.name for parameter in known}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
+    return {name: value for name, value in arguments.items() if takes_all or name in names}
+
 
 @final
 class CNNClassifier(ImageClassifier):
-    """Classify images (B, 1, H, W) float with a network of `fashion_lit/models/networks/`.
+    """Classify images (B, C, H, W) float with a network of `fashion_lit/models/networks/`.
 
-    `forward` returns logits (B, 10).
+    `forward` returns logits (B, num_classes).
 
     Args:
         network: {"name": a file of `fashion_lit/models/networks/`, **its class's arguments}.
+        in_channels: channels of the images, 1 or 3, which the data decides.
+        class_names: names of the classes, which the data decides.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.
@@ -38,6 +54,8 @@ class CNNClassifier(ImageClassifier):
         self,
         *,
         network: Mapping[str, Any],
+        in_channels: int = 1,
+        class_names: Sequence[str] = CLASS_NAMES,
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
         ema_decay: Decay = None,
@@ -47,8 +65,11 @@ class CNNClassifier(ImageClassifier):
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
         arguments = dict(network)
+        build = network_class(arguments.pop("name"))
+        decided = {"in_channels": in_channels, "num_classes": len(class_names)}
         super().__init__(
-            network_class(arguments.pop("name"))(**arguments),
+            build(**arguments, **taken_by(build, decided)),
+            class_names=class_names,
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             ema_decay=ema_decay,

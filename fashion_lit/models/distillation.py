@@ -4,6 +4,7 @@ Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531. `ImageClassifie
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.batches import to_input
+from fashion_lit.data.sources.fashion_mnist import PIXEL_MEAN, PIXEL_STD
 
 Weight = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
@@ -23,15 +25,26 @@ class Teacher:
     It is no nn.Module, so that it is in no state dict and no optimizer of its student.
 
     Args:
-        network: maps images (B, 1, H, W) float to logits (B, 10).
+        network: maps images (B, C, H, W) float to logits (B, num_classes).
         image_size: height and width of its images, in pixels.
         normalize: whether its images are normalised; see `to_input`.
+        mean: of each channel of the images that it was trained on.
+        std: their standard deviations.
     """
 
-    def __init__(self, network: nn.Module, *, image_size: int, normalize: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        image_size: int,
+        normalize: bool,
+        mean: Sequence[float] = (PIXEL_MEAN,),
+        std: Sequence[float] = (PIXEL_STD,),
+    ) -> None:
         self.network = network.requires_grad_(False).eval()
-        self.image_size = image_size
-        self.normalize = normalize
+        self.to_input = partial(
+            to_input, image_size=image_size, normalize=normalize, mean=mean, std=std
+        )
         self.dtype = torch.float32
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -40,9 +53,8 @@ class Teacher:
         self.dtype = dtype
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the logits (B, 10) of images (B, 28, 28) uint8."""
-        images = to_input(pixels, image_size=self.image_size, normalize=self.normalize)
-        return self.network(images.to(self.dtype))
+        """Return the logits (B, num_classes) of images (B, [3,] H, W) uint8."""
+        return self.network(self.to_input(pixels).to(self.dtype))
 
 
 class Distillation:
@@ -77,8 +89,8 @@ class Distillation:
 
         Args:
             labels_loss: the loss of the labels ().
-            logits: the student's (B, 10).
-            pixels: the images that gave them, (B, 28, 28) uint8, augmented and mixed.
+            logits: the student's (B, num_classes).
+            pixels: the images that gave them, (B, [3,] H, W) uint8, augmented and mixed.
         """
         softened = (logits.float() / self.temperature).log_softmax(1)
         divergence = F.kl_div(softened, self.probabilities(pixels), reduction="batchmean")
@@ -87,6 +99,9 @@ class Distillation:
 
     @torch.no_grad()
     def probabilities(self, pixels: Tensor) -> Tensor:
-        """Return the mean of the teachers' probabilities (B, 10) float32 at the temperature."""
+        """Return the mean of the teachers' probabilities at the temperature.
+
+        It is (B, num_classes) float32.
+        """
         logits = torch.stack([teacher(pixels).float() for teacher in self.teachers])
         return (logits / self.temperature).softmax(2).mean(0)

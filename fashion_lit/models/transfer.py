@@ -15,7 +15,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fashion_lit.data.sources.fashion_mnist import NUM_CLASSES
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import (
     PLAIN_OPTIMIZER,
@@ -102,12 +102,12 @@ def num_outputs(layer: nn.Module) -> int | None:
     return layer.out_channels if isinstance(layer, nn.Conv2d) else None
 
 
-def new_head(head: nn.Module) -> nn.Module:
-    """Return a randomly initialised layer with the inputs of `head` and NUM_CLASSES outputs."""
+def new_head(head: nn.Module, num_classes: int) -> nn.Module:
+    """Return a randomly initialised layer with the inputs of `head` and `num_classes` outputs."""
     if isinstance(head, nn.Conv2d):  # SqueezeNet ends in a convolution and a mean
-        return nn.Conv2d(head.in_channels, NUM_CLASSES, head.kernel_size)  # type: ignore[arg-type]
+        return nn.Conv2d(head.in_channels, num_classes, head.kernel_size)  # type: ignore[arg-type]
     assert isinstance(head, nn.Linear)
-    return nn.Linear(head.in_features, NUM_CLASSES)
+    return nn.Linear(head.in_features, num_classes)
 
 
 def sum_over_channels(filters: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def set_frozen(network: nn.Module, frozen: bool, *, except_for: Sequence[str]) -
 class TransferClassifier(ImageClassifier):
     """Classify images (B, 1 or 3, H, W) float with a network of torchvision and a new last layer.
 
-    `forward` returns logits (B, 10).
+    `forward` returns logits (B, num_classes).
 
     Args:
         backbone: one of BACKBONES, the names of torchvision's classification networks. Most need
@@ -142,11 +142,14 @@ class TransferClassifier(ImageClassifier):
         reinit_stem: train the stem, the first convolution, from scratch, as report A does.
         grey_stem: how a grey image enters the stem, whose filters have three channels. "repeat": it
             is repeated over them. "sum": the filters are summed over them, which gives the same
-            features with a third of the stem's weights; it then takes images (B, 1, H, W).
+            features with a third of the stem's weights; it then takes images (B, 1, H, W). Colour
+            images enter it as they are.
         freeze_backbone: train only the new layers. The others are in evaluation mode, so that batch
             statistics stay and nothing is dropped.
         unfreeze_epoch: first epoch, counted from 0, in which a frozen backbone is trained; None:
             never.
+        in_channels: channels of the images, 1 or 3, which the data decides.
+        class_names: names of the classes, which the data decides.
         label_smoothing: see ImageClassifier.
         class_weights: see ImageClassifier.
         ema_decay: see ImageClassifier.
@@ -166,6 +169,8 @@ class TransferClassifier(ImageClassifier):
         grey_stem: GreyStem = "repeat",
         freeze_backbone: bool = False,
         unfreeze_epoch: NonNegativeInt | None = None,
+        in_channels: int = 1,
+        class_names: Sequence[str] = CLASS_NAMES,
         label_smoothing: LabelSmoothing = 0.0,
         class_weights: ClassWeights = None,
         ema_decay: Decay = None,
@@ -176,8 +181,9 @@ class TransferClassifier(ImageClassifier):
     ) -> None:
         network: Any = torchvision.models.get_model(backbone, weights=None)
         stem, head = find_stem(network), find_head(network)
-        network.set_submodule(head, new_head(network.get_submodule(head)))
-        if grey_stem == "repeat":
+        network.set_submodule(head, new_head(network.get_submodule(head), len(class_names)))
+        is_summed = in_channels == 1 and grey_stem == "sum"
+        if not is_summed:
             network.register_forward_pre_hook(repeat_channels)
         else:
             conv = network.get_submodule(stem)
@@ -185,6 +191,7 @@ class TransferClassifier(ImageClassifier):
             conv.weight = nn.Parameter(sum_over_channels(conv.weight.detach()))
         super().__init__(
             network,
+            class_names=class_names,
             label_smoothing=label_smoothing,
             class_weights=class_weights,
             ema_decay=ema_decay,
@@ -200,7 +207,7 @@ class TransferClassifier(ImageClassifier):
         self.freeze_backbone = freeze_backbone
         self.unfreeze_epoch = unfreeze_epoch
         self.stem = stem
-        self.grey_stem = grey_stem
+        self.is_summed = is_summed  # the filters of the stem, over their channels
         # randomly initialised layers, which are trained even if the backbone is frozen
         self.new_layers = (head, stem) if reinit_stem else (head,)
 
@@ -218,7 +225,7 @@ class TransferClassifier(ImageClassifier):
         """Copy `state` except for the new layers; raise UserError for another architecture."""
         own = self.network.state_dict()
         stem = f"{self.stem}.weight"
-        if self.grey_stem == "sum" and stem in state and state[stem].ndim == 4:
+        if self.is_summed and stem in state and state[stem].ndim == 4:
             state = {**state, stem: sum_over_channels(state[stem])}
         wanted = {key for key in own if key.rpartition(".")[0] not in self.new_layers}
         mismatched = [k for k in wanted if k not in state or state[k].shape != own[k].shape]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fashion_lit.config.compose import adopt
 from fashion_lit.config.groups import parse_override
+from fashion_lit.config.schema import source_of as image_source_of
 from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute, network_name
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
@@ -65,8 +66,9 @@ def check_initial_weights(config: Config) -> None:
     source, weights = source_of(config), config["model"].get("weights")
     if source is None and weights is None:
         return
+    images = image_source_of(config)
     with torch.device("meta"):  # shapes alone
-        classifier = build_classifier(config)
+        classifier = build_classifier(config, images.class_names, images.channels)
     if source is not None:
         initial_weights(read_checkpoint(source), classifier.network, source, network_name(config))
     elif isinstance(classifier, TransferClassifier):
@@ -155,5 +157,6 @@ def saw_validation_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     return (
         before["validate_on_test"]
         or before["split_seed"] != now["split_seed"]
+        or type(before["val_size"]) is not type(now["val_size"])  # a share, and a number
         or before["val_size"] < now["val_size"]
     )

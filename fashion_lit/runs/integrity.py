@@ -7,6 +7,7 @@ a flipped bit there can load as uninitialised memory. So a checkpoint ends with 
 `files.with_digest`.
 """
 
+import math
 import re
 import sys
 import zipfile
@@ -84,8 +85,7 @@ def find_problem(checkpoint: Any) -> str | None:
         epoch, batch = checkpoint.get("FashionMNISTDataModule", {}).get(
             "position", (epochs_done, 0)
         )
-        num_train = config["data"].get("num_train", FashionMNIST.num_train)
-        num_batches = num_train // config["data"]["batch_size"] + 1  # at most, an epoch
+        num_batches = most_images(config["data"]) // config["data"]["batch_size"] + 1  # an epoch
         if epoch != epochs_done or not 0 <= batch <= num_batches:
             return f"was saved at batch {batch} of epoch {epoch}"
         num_schedulers = 0 if config["scheduler"]["name"] == "constant" else 1
@@ -99,6 +99,13 @@ def find_problem(checkpoint: Any) -> str | None:
     except (KeyError, TypeError, ValueError) as error:
         return f"has no complete record of its run ({type(error).__name__}: {error})"
     return None
+
+
+def most_images(data: Mapping[str, Any]) -> float:
+    """Return at least the number of training images that the settings in `data` describe."""
+    if data["name"] == "fashion_mnist":
+        return FashionMNIST.num_train
+    return data.get("num_train", math.inf)  # that of files is not recorded
 
 
 def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path: Path) -> None:

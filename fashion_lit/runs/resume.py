@@ -17,6 +17,7 @@ from fashion_lit.config.compose import amend
 from fashion_lit.config.effects import check_effects
 from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
+from fashion_lit.config.schema import source_of as image_source_of
 from fashion_lit.config.settings import (
     LOCATION_KEYS,
     Config,
@@ -81,7 +82,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
     `init_from` those recorded in the checkpoint. Raises UserError if an override would change the
     result.
     """
-    composed = with_classes_in_order(with_absolute_paths(composed))
+    composed = with_absolute_paths(composed)
     run_dir = Path(str(composed["run_dir"]))
     run = RunDirectory(run_dir)
     if not run.is_config_intact:
@@ -99,12 +100,14 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
         # An old record may lack a result-neutral setting that was added since.
         newer = {key: value for key, value in composed.items() if is_result_neutral(key)}
         recorded = newer | run.config
-        wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
+        wanted = with_classes_in_order(amend(recorded, overrides, composed))
+        wanted = with_recorded_weights(wanted, recorded)
         settings = check_resumable(recorded, wanted, f"the run in {run.path}", run.path)
     elif checkpoint is not None:
         record = read_record(checkpoint)
         recorded = record["config"]
-        wanted = with_recorded_weights(amend(recorded, overrides, composed), recorded)
+        wanted = with_classes_in_order(amend(recorded, overrides, composed))
+        wanted = with_recorded_weights(wanted, recorded)
         wanted |= {"ckpt_path": recorded["ckpt_path"]}
         settings = check_resumable(recorded, wanted, f"the checkpoint {checkpoint}", checkpoint)
         settings |= {"ckpt_path": str(checkpoint.absolute()), "init_from": None}
@@ -117,7 +120,7 @@ def resolve_run_config(composed: Config, overrides: Sequence[str]) -> tuple[Conf
             run_dir = named_after(settings, run_dir, composed)
     settings = check(settings | locations)
     if not run.exists:
-        check_effects(settings, overrides)
+        check_effects(settings, overrides, image_source_of(settings).channels)
         check_initial_weights(settings)
         check_teachers(settings, record)
     return {key: value for key, value in settings.items() if key not in LOCATION_KEYS}, run_dir
@@ -136,7 +139,7 @@ def with_absolute_paths(config: Config) -> Config:
     data, model = dict(config["data"]), dict(config["model"])
     if data.get("root"):
         data["root"] = absolute(data["root"])
-    elif "root" in data and not IS_CHECKOUT:
+    elif data.get("name") == "fashion_mnist" and "root" in data and not IS_CHECKOUT:
         data["root"] = str(BASE_DIR / "data")
     mirrors = data.get("mirrors")
     if isinstance(mirrors, list) and all(isinstance(mirror, str) for mirror in mirrors):
@@ -154,9 +157,11 @@ def with_classes_in_order(config: Config) -> Config:
     """Return a configuration whose settings by class are lists, as in a record; see `check`."""
     for group, key, convert in SETTINGS_BY_CLASS:
         settings = config.get(group)
-        if isinstance(settings, dict) and key in settings:
-            with contextlib.suppress(ValueError):  # of values that `check` refuses
-                config = config | {group: settings | {key: convert(settings[key])}}
+        if isinstance(settings, dict) and settings.get(key) is not None:
+            # `check` refuses these values, and settings of data that has no classes.
+            with contextlib.suppress(ValueError, UserError):
+                ordered = convert(settings[key], image_source_of(config).class_names)
+                config = config | {group: settings | {key: ordered}}
     return config
 
 
@@ -182,8 +187,9 @@ def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = Tr
     With `rename_invalid`, for which the caller holds the run's lock, invalid files are renamed to
     *.unusable and the reason is printed to standard error.
     """
+    images = image_source_of(config)
     with torch.device("meta"):  # shapes alone
-        classifier = build_classifier(config)
+        classifier = build_classifier(config, images.class_names, images.channels)
     restart = Restart()
     for path in (run.best_checkpoint, run.previous_checkpoint, run.last_checkpoint):  # newest last
         if not path.exists():

@@ -65,12 +65,15 @@ def build_teacher(checkpoint: Mapping[str, Any], path: Path) -> Teacher:
     """
     config = checkpoint[RECORD]["config"]
     check_recorded(config, path)
+    known = checkpoint.get("hyper_parameters", {})
+    decided = {key: known[key] for key in ("class_names", "in_channels") if key in known}
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-        classifier = build_classifier(config)
+        classifier = build_classifier(config, **decided)
     check_fits(checkpoint, classifier, path)
     classifier.load_state_dict(checkpoint["state_dict"])
-    data = config["data"]
-    return Teacher(classifier.evaluated, image_size=data["image_size"], normalize=data["normalize"])
+    data = {**config["data"], **checkpoint.get("FashionMNISTDataModule", {})}
+    keys = ("image_size", "normalize", "mean", "std")  # earlier versions recorded the first two
+    return Teacher(classifier.evaluated, **{key: data[key] for key in keys if key in data})
 
 
 def check_teachers(config: Config, record: Mapping[str, Any]) -> None:

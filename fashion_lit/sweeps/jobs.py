@@ -22,7 +22,7 @@ from typing_extensions import override
 from fashion_lit.config.compose import compose_jobs, split_jobs
 from fashion_lit.config.effects import check_effects
 from fashion_lit.config.groups import parse_override
-from fashion_lit.config.schema import check
+from fashion_lit.config.schema import check, source_of
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import check_initial_weights, with_settings_of_source
@@ -133,7 +133,7 @@ def plan_jobs(overrides: Sequence[str], sweep_dir: Path, name: str | None = None
 
 def check_new_job(config: Config, overrides: Sequence[str]) -> None:
     """Raise UserError for settings without effect, or files that a new run cannot start from."""
-    check_effects(config, overrides)
+    check_effects(config, overrides, source_of(config).channels)
     check_initial_weights(config)
     if config["ckpt_path"] is not None:
         resolve_run_config(config, overrides)  # is it there, and are epochs left?

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fashion_lit.config.schema import SOURCES, keyword_fields
+from fashion_lit.config.schema import keyword_fields, source_of
 from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
@@ -65,14 +65,14 @@ def compile_network(network: nn.Module, config: Config) -> None:
 
 
 def build_datamodule(config: Config) -> FashionMNISTDataModule:
-    """Build the data module for the source named by `data.name`; reads no files yet."""
-    arguments = dict(config["data"])
-    source = SOURCES[arguments.pop("name")]
-    source_arguments = {k: arguments.pop(k) for k in keyword_fields(source) if k in arguments}
+    """Build the data module for the source that `data` describes; reads no images yet."""
+    source = source_of(config)
+    exclude = {"name", *keyword_fields(type(source))}
+    arguments = {key: value for key, value in config["data"].items() if key not in exclude}
     return FashionMNISTDataModule(
-        source(**source_arguments),
+        source,
         **arguments,
-        augment=Augment(**config["augment"]),
+        augment=Augment(**config["augment"], class_names=source.class_names),
         seed=config["seed"],
     )
 

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
-from fashion_lit.data.sources.fashion_mnist import IMAGE_SIZE, FashionMNIST
+from fashion_lit.config.schema import source_of
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import check_network
 from fashion_lit.text import did_you_mean
@@ -90,22 +90,24 @@ def check_memory(config: Mapping[str, Any]) -> None:
     one batch of the network's input, and the images.
     """
     data, optimizer = config["data"], config["optimizer"]["name"]
-    num_weights = check_network(config)
+    source = source_of(config)
+    num_weights = check_network(config, source)
     per_weight = 2 + (2 if optimizer.startswith("adam") else 1)
     per_weight += any(config["model"].get(key) is not None for key in ("ema_decay", "swa_start"))
     weights = 4 * num_weights * per_weight  # bytes, in float32
-    num_images = data.get("num_train", FashionMNIST.num_train)
-    num_test = data.get("num_test", FashionMNIST.num_test)
+    num_images, num_test = source.num_train, source.num_test
     batch = (
         4
-        * data["image_size"] ** 2
+        * source.channels
+        * (data["image_size"] or source.image_size) ** 2
         * max(
             min(data["batch_size"], num_images),
             min(data["eval_batch_size"], max(num_images, num_test)),
         )
     )
     bytes_per_pixel = 5 if data["name"] == "synthetic" else 1  # drawn in float32
-    images = bytes_per_pixel * IMAGE_SIZE**2 * (num_images + num_test)
+    bytes_per_image = bytes_per_pixel * source.channels * source.image_size**2
+    images = bytes_per_image * (num_images + num_test)
     needed, available = weights + batch + images, total_memory(config["trainer"])
     if needed > available:
         raise UserError(

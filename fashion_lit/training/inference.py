@@ -88,11 +88,11 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
             f"Expected a checkpoint of the run's model, {network_name(config)}, but {path} has "
             f"{network_name(record['config'])} or other model settings."
         )
-    classifier = build_classifier(config)
-    check_fits(saved, classifier, path)
-    classifier.load_state_dict(saved["state_dict"])
     in_memory = config | {"data": config["data"] | {"device": "cpu"}}
     datamodule = build_datamodule(in_memory)
+    classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
+    check_fits(saved, classifier, path)
+    classifier.load_state_dict(saved["state_dict"])
     datamodule.prepare_data()
     datamodule.setup()
     available, device_notice = with_available_devices(config)

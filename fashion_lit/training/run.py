@@ -163,13 +163,13 @@ def train(
     config, device_notice = with_available_devices(config)
     if device_notice:
         print(device_notice)
+    datamodule = build_datamodule(config)
     L.seed_everything(config["seed"], verbose=False)
-    classifier = build_classifier(config)
+    classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
     notice = ""
     if restart.checkpoint is None and config.get("init_from") is not None:
         notice = load_initial_weights(classifier, config)
     compile_network(classifier.network, config)
-    datamodule = build_datamodule(config)
     trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer, notice)

@@ -40,7 +40,7 @@ from fashion_lit.benchmarking.timing import Row, alternate, best, images_per_sec
 from fashion_lit.benchmarking.whole_runs import measure_accuracy, seconds_until, train_whole
 from fashion_lit.commands.benchmark import main
 from fashion_lit.config.settings import Config
-from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.batches import to_input
 from fashion_lit.data.sources.source import LabelledImages
 from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.types import Batch

@@ -107,6 +107,23 @@ def test_each_kind_repeats_with_the_seed_and_differs_between_images(
         assert len(torch.unique(results, dim=0)) > (1 if kind == "flip" else 20)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_channels_of_a_colour_image_are_changed_alike(kind: str, images: Tensor) -> None:
+    settings = KINDS[kind]
+    colours = augmented(images[:, None].repeat(1, 3, 1, 1), 1, **settings)
+    assert colours.shape == (64, 3, 28, 28)
+    if kind == "random_erase":  # the colour of each pixel is random
+        erased = (colours != images[:, None]).any(1)
+        assert len(torch.unique(colours[:, 0][erased] == colours[:, 1][erased])) == 2
+        return
+    red, green, blue = colours.unbind(1)
+    assert torch.equal(red, green)
+    assert torch.equal(red, blue)
+    if kind != "trivial_augment":  # which has one more operation on colours
+        difference = (red.int() - augmented(images, 1, **settings).int()).abs().max()
+        assert difference <= (1 if kind == "contrast" else 0)  # the grey is rounded down
+
+
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("flip", "shift", "erase")])
 def test_a_probability_leaves_the_other_images_alone(kind: str, images: Tensor) -> None:
     settings = dict(KINDS[kind])

@@ -5,21 +5,22 @@ import torch
 
 from fashion_lit.data.classes import class_quotas, epoch_order, names_in_order, weights_in_order
 from fashion_lit.data.randomness import generator
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 
 LABELS = torch.arange(1000) % 10
-SHIRT = weights_in_order({"Shirt": 1.5})
+SHIRT = weights_in_order({"Shirt": 1.5}, CLASS_NAMES)
 
 
 def test_names_are_those_of_the_data_set_in_its_order() -> None:
-    assert names_in_order(["ankle_boot", "Shirt", "T-shirt/top", "shirt"]) == [
+    assert names_in_order(["ankle_boot", "Shirt", "T-shirt/top", "shirt"], CLASS_NAMES) == [
         "T-shirt/top",
         "Shirt",
         "Ankle boot",
     ]
-    assert names_in_order(None) is None
+    assert names_in_order(None, CLASS_NAMES) is None
     for wrong in ([], ["Shrt"], "Shirt", 3, [3], [None]):
         with pytest.raises(ValueError, match=r"null or a list of classes \(T-shirt/top, "):
-            names_in_order(wrong)
+            names_in_order(wrong, CLASS_NAMES)
 
 
 def test_an_epoch_keeps_its_length_and_draws_a_class_more_often() -> None:
@@ -49,7 +50,8 @@ def test_equal_weights_draw_every_image_once(weights: list[float] | None) -> Non
 
 def test_extreme_weights_and_missing_classes_keep_the_length() -> None:
     few = torch.tensor([0, 0, 0, 6, 7])
-    for weights in (weights_in_order({"Shirt": 1e6}), weights_in_order({"Coat": 1e6}), SHIRT):
+    many = [weights_in_order({name: 1e6}, CLASS_NAMES) for name in ("Shirt", "Coat")]
+    for weights in (*many, SHIRT):
         order = epoch_order(few, weights, generator(0))
         assert len(order) == 5
         assert few[order].bincount(minlength=10).tolist() == class_quotas(few, weights)

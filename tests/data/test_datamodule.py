@@ -10,13 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_lit.benchmarking.timing import kernels_restored
 from fashion_lit.data.augment import Augment
+from fashion_lit.data.batches import EvalBatches, TrainBatches, to_input
 from fashion_lit.data.classes import class_quotas
-from fashion_lit.data.datamodule import (
-    EvalBatches,
-    FashionMNISTDataModule,
-    TrainBatches,
-    to_input,
-)
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.split import stratified_split

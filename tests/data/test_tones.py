@@ -16,13 +16,23 @@ from fashion_lit.data.trivial_augment import OPERATIONS, apply_operations
 ONE = torch.ones(64)
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    """Drawn garments, noise, a dark, a bright and two even images."""
+@pytest.fixture(scope="module", params=["grey", "colour"])
+def images(request: pytest.FixtureRequest) -> Tensor:
+    """Drawn garments, noise, a dark, a bright and two even images: (64, 28, 28) or (64, 3, …)."""
     drawn = SyntheticGarments(num_train=40, num_test=10).load()[0].images
     noise = torch.randint(0, 256, (20, 28, 28), dtype=torch.uint8, generator=generator(0))
     even = torch.tensor([0, 200], dtype=torch.uint8)[:, None, None].expand(2, 28, 28)
-    return torch.cat([drawn, noise, noise[:1] // 4, 255 - noise[:1] // 4, even])
+    greys = torch.cat([drawn, noise, noise[:1] // 4, 255 - noise[:1] // 4, even])
+    return (
+        greys
+        if request.param == "grey"
+        else torch.stack([greys, greys.flip(0), greys.roll(7, 0)], 1)
+    )
+
+
+def channels_of(image: Tensor) -> Tensor:
+    """Return an image as torchvision's functions take it: (C, H, W)."""
+    return image if image.ndim == 3 else image[None]
 
 
 def test_neutral_factors_are_the_identity_to_the_bit(images: Tensor) -> None:
@@ -68,6 +78,7 @@ TORCHVISION: dict[str, Callable[[Tensor, float], Tensor]] = {
     "solarize": lambda image, m: functional.solarize(image, 255 * (1 - abs(m))),
     "auto_contrast": lambda image, _: functional.autocontrast(image),
     "equalize": lambda image, _: functional.equalize(image),
+    "color": lambda image, m: functional.adjust_saturation(image, 1 + 0.99 * m),
 }
 EXACT = ("identity", "translate_x", "translate_y", "posterize", "solarize", "equalize")
 
@@ -80,7 +91,7 @@ def test_operations_match_torchvision_on_each_image(
     operation = torch.full((64,), OPERATIONS.index(name))
     result = apply_operations(images, operation, strength * ONE)
     for index, image in enumerate(images):
-        expected = TORCHVISION[name](image[None], strength)[0]
+        expected = TORCHVISION[name](channels_of(image), strength).view_as(image)
         difference = (result[index].int() - expected.int()).abs().max()
         # One grey value: torchvision truncates most results, which are rounded here.
         assert difference <= (0 if name in EXACT else 1), index
@@ -93,10 +104,10 @@ def test_brightness_and_contrast_have_a_factor_for_each_image(images: Tensor) ->
     for index, image in enumerate(images):
         share = float(factor[index])
         for result, expected in (
-            (brighter[index], functional.adjust_brightness(image[None], share)[0]),
-            (clearer[index], functional.adjust_contrast(image[None], share)[0]),
+            (brighter[index], functional.adjust_brightness(channels_of(image), share)),
+            (clearer[index], functional.adjust_contrast(channels_of(image), share)),
         ):
-            assert (result.int() - expected.int()).abs().max() <= 1
+            assert (result.int() - expected.view_as(result).int()).abs().max() <= 1
 
 
 def test_every_image_has_its_own_operation(images: Tensor) -> None:

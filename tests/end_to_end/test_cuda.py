@@ -16,7 +16,7 @@ from test_kills import SETTINGS, assert_equal, check_kills
 
 from fashion_lit.commands.evaluate import main as evaluate
 from fashion_lit.commands.train import main
-from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.batches import to_input
 from fashion_lit.runs.directory import RunDirectory
 
 Train = Callable[..., RunDirectory]

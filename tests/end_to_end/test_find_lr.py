@@ -18,7 +18,7 @@ from fashion_lit.commands.train import main as train_main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
-from fashion_lit.data.datamodule import TrainBatches
+from fashion_lit.data.batches import TrainBatches
 from fashion_lit.models import build
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory

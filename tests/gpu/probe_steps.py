@@ -23,7 +23,7 @@ from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
-from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.batches import to_input
 from fashion_lit.data.randomness import generator, seed_default_generators
 from fashion_lit.data.types import Batch
 from fashion_lit.models.build import build_classifier

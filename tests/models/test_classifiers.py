@@ -86,7 +86,7 @@ def test_the_loss_of_mixed_labels_matches_a_counting_loop(
 ) -> None:
     classifier = CNNClassifier(network=TINY, label_smoothing=smoothing, class_weights=weights)
     logits = (3 * torch.randn(16, 10, generator=generator(0))).to(dtype).requires_grad_()
-    shares = mixed_labels(torch.arange(16) % 10, torch.rand(16, generator=generator(1)))
+    shares = mixed_labels(torch.arange(16) % 10, torch.rand(16, generator=generator(1)), 10)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss = classifier.loss(logits, shares)
     assert loss.dtype == torch.float32

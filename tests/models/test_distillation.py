@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fashion_lit.data.datamodule import to_input
+from fashion_lit.data.batches import to_input
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.distillation import Distillation, Teacher
 

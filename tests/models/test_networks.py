@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fashion_lit.config.schema import keyword_fields
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.models import networks
 from fashion_lit.models.build import check_network
@@ -146,8 +147,8 @@ def test_a_network_that_reads_values_is_tried_on_the_cpu(monkeypatch: pytest.Mon
 
     state = torch.get_rng_state()
     monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: ReadsValues)
-    assert check_network(config(10)) == 28 * 28 * 10 + 10
+    assert check_network(config(10), FashionMNIST()) == 28 * 28 * 10 + 10
     assert torch.equal(torch.get_rng_state(), state)
     monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: Unfinished)
     with pytest.raises(UserError, match=r"Expected a network for images of 28 x 28 pixels, but: "):
-        check_network(config(11))
+        check_network(config(11), FashionMNIST())

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.models.build import check_network
 from fashion_lit.models.transfer import (
     BACKBONES,
@@ -54,7 +55,7 @@ def test_stem_and_head_are_found_in_every_family(
 ) -> None:
     config = config_of(backbone, 224 if backbone.startswith("vit") else 64)
     config["model"]["grey_stem"] = grey_stem
-    num_weights = check_network(config)  # a forward pass
+    num_weights = check_network(config, FashionMNIST())  # a forward pass
     with device_of(backbone):
         classifier = TransferClassifier(backbone=backbone, grey_stem=grey_stem)
         theirs = torchvision.models.get_model(backbone)

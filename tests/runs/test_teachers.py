@@ -13,7 +13,7 @@ from torch import Tensor
 from fashion_lit import CNNClassifier, to_input
 from fashion_lit.commands.train import main
 from fashion_lit.config.overrides import prepare_overrides
-from fashion_lit.data.datamodule import TrainBatches
+from fashion_lit.data.batches import TrainBatches
 from fashion_lit.data.types import Batch
 from fashion_lit.errors import Stopped
 from fashion_lit.files import digest_of_file

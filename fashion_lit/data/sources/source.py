@@ -5,11 +5,22 @@ def __init__(self, *, root: str) -> None: …  # sets the attributes below
 def load(self) -> tuple[LabelledImages, LabelledImages]: …
 """
 
+import hashlib
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from fashion_lit.data.classes import check_class_names
+from fashion_lit.errors import UserError
+
+MAX_IMAGE_SIZE = 4096  # pixels
+NUM_GREYS = 256
+CHUNK = 1000  # images whose pixels are counted at once
 
 
 class LabelledImages(NamedTuple):
@@ -56,3 +67,95 @@ class ImageSource(ABC):
     @abstractmethod
     def load(self) -> tuple[LabelledImages, LabelledImages]:
         """Return the training images, before the split, and the test images."""
+
+
+def check_source(source: ImageSource) -> None:
+    """Raise UserError unless the attributes of an image source are possible."""
+    title, channels = source.title, source.channels
+    check_class_names(source.class_names, title)
+    if source.num_train < 1 or source.num_test < 0:
+        raise UserError(
+            f"Expected training images in {title}, but it has {source.num_train:,}, and "
+            f"{source.num_test:,} test images."
+        )
+    if not 0 < source.image_size <= MAX_IMAGE_SIZE:
+        raise UserError(
+            f"Expected images of 1 to {MAX_IMAGE_SIZE:,} pixels in height and width, but those of "
+            f"{title} have {source.image_size:,}."
+        )
+    if channels not in (1, 3):
+        raise UserError(
+            f"Expected images of 1 or 3 channels, but those of {title} have {channels}."
+        )
+    for name in ("mean", "std"):
+        values = getattr(source, name)
+        if values is not None and not (len(values) == channels and all(map(math.isfinite, values))):
+            raise UserError(
+                f"Expected `{name}` of {title} to hold a number for each of its {channels} "
+                f"channels, or to be None, but got {values!r}."
+            )
+    if source.std is not None and min(source.std) <= 0:
+        raise UserError(f"Expected `std` of {title} to be above 0, but got {source.std!r}.")
+
+
+def check_images(source: ImageSource, train: LabelledImages, test: LabelledImages) -> None:
+    """Raise UserError unless what a source has loaded is what its attributes say."""
+    side = source.image_size
+    pixels = (3, side, side) if source.channels == 3 else (side, side)
+    last = len(source.class_names) - 1
+    for part, count, name in (
+        (train, source.num_train, "training"),
+        (test, source.num_test, "test"),
+    ):
+        expected = ((count, *pixels), torch.uint8, (count,), torch.int64)
+        found = [(tuple(tensor.shape), tensor.dtype) for tensor in part]
+        if (*found[0], *found[1]) != expected:
+            raise UserError(
+                f"Expected {source.title} to load {name} images {expected[0]} uint8 and labels "
+                f"{expected[2]} int64, but got {found[0]} and {found[1]}."
+            )
+        if count and not 0 <= int(part.labels.min()) <= int(part.labels.max()) <= last:
+            raise UserError(
+                f"Expected labels of 0 to {last} in the {name} images of {source.title}, but got "
+                f"{int(part.labels.min())} to {int(part.labels.max())}."
+            )
+
+
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation of each channel, on a scale of [0, 1].
+
+    Both are computed from whole numbers, how often each grey value occurs, and so are the same on
+    every machine. A channel with one grey value has the standard deviation 1.
+
+    Args:
+        images: (N, H, W) or (N, 3, H, W) uint8, on the CPU.
+    """
+    channels = images[:, None] if images.ndim == 3 else images
+    means, deviations = [], []
+    for channel in channels.unbind(1):
+        counts = torch.zeros(NUM_GREYS, dtype=torch.int64)
+        for part in channel.split(CHUNK):
+            counts += part.flatten().bincount(minlength=NUM_GREYS)
+        number, total, squares = (
+            sum(count * grey**power for grey, count in enumerate(counts.tolist()))
+            for power in (0, 1, 2)
+        )
+        variance = number * squares - total**2  # of the greys, times number ** 2; exact
+        means.append(total / number / (NUM_GREYS - 1))
+        deviations.append(math.sqrt(variance) / number / (NUM_GREYS - 1) if variance else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def fingerprint(class_names: Sequence[str], *parts: LabelledImages) -> str:
+    """Return the SHA-256 of the names of the classes and of all images and labels, in order.
+
+    Args:
+        class_names: the names.
+        parts: the training and the test images, on the CPU.
+    """
+    shapes = [list(tensor.shape) for part in parts for tensor in part]
+    digest = hashlib.sha256(json.dumps([list(class_names), shapes]).encode())
+    for images, labels in parts:
+        digest.update(images.contiguous().numpy().data)
+        digest.update(labels.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

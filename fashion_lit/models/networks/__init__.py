@@ -1,4 +1,4 @@
-"""One network per file: images (B, 1, H, W) float -> logits (B, 10).
+"""One network per file: images (B, in_channels, H, W) float -> logits (B, num_classes).
 
 The network `my_net` is the last class in `my_net.py`, after its building blocks. A file
 `conf/model/my_net.yaml` with `network: {name: my_net, …}` makes it available as
