@@ -15,6 +15,8 @@ _MODULES = {
     "CNNClassifier": "models.cnn",
     "FashionMNIST": "data.sources.fashion_mnist",
     "FashionMNISTDataModule": "data.datamodule",
+    "IdxFiles": "data.sources.idx",
+    "ImageFolder": "data.sources.folder",
     "ImageSource": "data.sources.source",
     "LabelledImages": "data.sources.source",
     "RunDirectory": "runs.directory",

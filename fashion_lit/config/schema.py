@@ -33,6 +33,8 @@ from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.mixing import check_mixing
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.folder import ImageFolder
+from fashion_lit.data.sources.idx import IdxFiles
 from fashion_lit.data.sources.source import ImageSource, check_source
 from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.split import check_sizes, number_of
@@ -43,12 +45,14 @@ from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.networks import NAMES as NETWORK_NAMES
 from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS
-from fashion_lit.models.schedules import SCHEDULERS, check_cycles
+from fashion_lit.models.schedules import SCHEDULERS, check_schedule
 from fashion_lit.text import did_you_mean, shorten
 
 SOURCES = {
     "fashion_mnist": FashionMNIST,
     "synthetic": SyntheticGarments,
+    "idx": IdxFiles,
+    "folder": ImageFolder,
 }
 # Arguments of classifiers that are no settings in `model`.
 BUILT_WITH = ("network", "class_names", "in_channels", "optimizer", "scheduler")
@@ -121,8 +125,8 @@ def validate(config: Config, schema: type[BaseModel], source: ImageSource | None
     Args:
         config: settings.
         schema: their schema.
-        source: the image source, whose classes and sizes some settings depend on; None: unknown,
-            then any names of classes are valid, and their settings may be returned in any order.
+        source: the image source, on whose classes and sizes some settings depend; None: unknown,
+            then any names of classes are valid, and their settings are returned in any order.
     """
     try:
         model = schema.model_validate_json(json.dumps(config), strict=True, context=source)
@@ -243,31 +247,10 @@ CHECKPOINT = object_schema(
 TENSORBOARD = object_schema(pictures=(bool, ...), norms_every_steps=(PositiveInt | None, ...))
 
 
-def check_schedule(config: Config, num_steps: int) -> None:
-    """Raise UserError unless the schedule fits into a run of so many epochs and steps."""
-    schedule, num_epochs = config["scheduler"], config["trainer"]["max_epochs"]
-    if schedule["name"] == "plateau":
-        check_plateau(config["trainer"])
-    if schedule.get("warmup_epochs", 0) >= num_epochs:
-        raise UserError(
-            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
-            f"but got {schedule['warmup_epochs']}."
-        )
-    if schedule.get("three_phase") and schedule["pct_start"] >= 0.5:
-        raise UserError(
-            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
-            f"second phase is as long as the first, but got {schedule['pct_start']}."
-        )
-    if "num_cycles" in schedule:
-        check_cycles(num_steps, schedule["num_cycles"], schedule.get("cycle_growth", 1.0))
-
-
 def check_combinations(config: Config, source: ImageSource) -> None:
-    """Raise UserError for settings that are valid individually but not in combination.
+    """Raise UserError for settings that are valid individually but not together, or with `source`.
 
-    Args:
-        config: settings that fit the schema.
-        source: the image source that they describe.
+    They fit the schema, and describe the image source `source`.
     """
     data, model, trainer = config["data"], config["model"], config["trainer"]
     num_epochs, num_test = trainer["max_epochs"], source.num_test
@@ -293,7 +276,9 @@ def check_combinations(config: Config, source: ImageSource) -> None:
     num_val = num_test if data["validate_on_test"] else num_val
     num_batches = {"train": -(-(num_images - single_last) // data["batch_size"])}
     num_batches["val"] = -(-num_val // data["eval_batch_size"])
-    check_schedule(config, num_batches["train"] * num_epochs)
+    check_schedule(config["scheduler"], num_epochs, num_batches["train"] * num_epochs)
+    if config["scheduler"]["name"] == "plateau":
+        check_plateau(trainer)
     if config["test"]:
         num_batches["test"] = -(-num_test // data["eval_batch_size"])
     check_trainer(trainer, num_batches)

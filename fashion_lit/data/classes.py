@@ -92,7 +92,7 @@ def place_of(name: Any, class_names: Sequence[str]) -> int | None:
 
 
 def _letters_and_digits(name: str) -> str:
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", name))).casefold()
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name))).casefold()
 
 
 def _listed(names: Sequence[Any]) -> str:

@@ -111,6 +111,25 @@ def cycle_at(step: int, num_steps: int, num_cycles: int, growth: float) -> tuple
     return num_cycles - 1, (step - start) / length
 
 
+def check_schedule(schedule: Mapping[str, Any], num_epochs: int, num_steps: int) -> None:
+    """Raise UserError unless the settings of a schedule fit into a run of so many epochs and steps.
+
+    `schedule` holds its name and the arguments of its function.
+    """
+    if schedule.get("warmup_epochs", 0) >= num_epochs:
+        raise UserError(
+            f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
+            f"but got {schedule['warmup_epochs']}."
+        )
+    if schedule.get("three_phase") and schedule["pct_start"] >= 0.5:
+        raise UserError(
+            "Expected `scheduler.pct_start` to be less than 0.5 with scheduler.three_phase, whose "
+            f"second phase is as long as the first, but got {schedule['pct_start']}."
+        )
+    if "num_cycles" in schedule:
+        check_cycles(num_steps, schedule["num_cycles"], schedule.get("cycle_growth", 1.0))
+
+
 def check_cycles(num_steps: int, num_cycles: int, growth: float) -> None:
     """Raise UserError unless each cycle of a schedule has a step or more.
 

@@ -85,7 +85,7 @@ def find_problem(checkpoint: Any) -> str | None:
         epoch, batch = checkpoint.get("FashionMNISTDataModule", {}).get(
             "position", (epochs_done, 0)
         )
-        num_batches = most_images(config["data"]) // config["data"]["batch_size"] + 1  # an epoch
+        num_batches = most_images(config["data"]) / config["data"]["batch_size"] + 1  # an epoch
         if epoch != epochs_done or not 0 <= batch <= num_batches:
             return f"was saved at batch {batch} of epoch {epoch}"
         num_schedulers = 0 if config["scheduler"]["name"] == "constant" else 1

@@ -10,21 +10,17 @@ Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchma
 Learning Algorithms", https://arxiv.org/abs/1708.07747
 """
 
-import gzip
 import hashlib
 import time
 import urllib.request
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from fashion_lit.data.sources.idx import read_idx
 from fashion_lit.data.sources.source import ImageSource, LabelledImages
 from fashion_lit.errors import UserError
 from fashion_lit.files import write_atomically
@@ -53,6 +49,7 @@ IS_CHECKOUT = (_REPOSITORY / "pyproject.toml").is_file()
 BASE_DIR = _REPOSITORY if IS_CHECKOUT else Path.cwd()  # relative paths are resolved from here
 TORCHVISION_FOLDER = Path("FashionMNIST", "raw")  # torchvision's layout under the same root
 DOWNLOAD_SECONDS = 900  # at most, for one file
+REMEDY = "delete it and run again to fetch a good copy."  # for a damaged file
 MIRRORS = (
     "../shared/data/FashionMNIST/raw",
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -151,7 +148,7 @@ def fetch(file: GzipFile, root: Path, mirrors: Sequence[str]) -> Path:
 def check_file(path: Path, file: GzipFile) -> None:
     """Raise UserError if the file at `path` is damaged; the file itself stays untouched."""
     if problem := find_problem(path.read_bytes(), file):
-        raise UserError(f"{path} {problem}; delete it and run again to fetch a good copy.")
+        raise UserError(f"{path} {problem}; {REMEDY}")
 
 
 def find_problem(content: bytes, file: GzipFile) -> str | None:
@@ -198,39 +195,11 @@ def read_labelled_images(images: Path, labels: Path, *, num_items: int) -> Label
 
     Raises UserError if a file is malformed or a label is not in 0..9.
     """
-    pixels = read_idx(images, shape=(num_items, IMAGE_SIZE, IMAGE_SIZE))
-    classes = read_idx(labels, shape=(num_items,))
+    pixels = read_idx(images, shape=(num_items, IMAGE_SIZE, IMAGE_SIZE), remedy=REMEDY)
+    classes = read_idx(labels, shape=(num_items,), remedy=REMEDY)
     if int(classes.max()) >= NUM_CLASSES:
         raise UserError(
             f"{labels} holds the label {int(classes.max())}, expected 0 to {NUM_CLASSES - 1}; "
-            "delete it and run again to fetch a good copy."
+            f"{REMEDY}"
         )
     return LabelledImages(pixels, classes.long())
-
-
-def read_idx(path: Path, *, shape: tuple[int, ...]) -> Tensor:
-    """Read a gzip-compressed IDX file of unsigned bytes as a uint8 tensor of `shape`.
-
-    Raises UserError, with the file, the expected and the found value, if it is not a gzip file or
-    if its magic number, dimensions or length differ. Format: http://yann.lecun.com/exdb/mnist/
-    """
-    remedy = "delete it and run again to fetch a good copy."
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a complete gzip file ({error}); {remedy}") from None
-    magic = bytes((0, 0, 8, len(shape)))  # 8: unsigned byte; then the number of dimensions
-    if content[:4] != magic:
-        raise UserError(
-            f"{path} has the IDX magic 0x{content[:4].hex()}, expected 0x{magic.hex()}; {remedy}"
-        )
-    header_size = 4 + 4 * len(shape)
-    found_shape = tuple(np.frombuffer(content[4:header_size], dtype=">u4").tolist())
-    if found_shape != shape:
-        raise UserError(f"{path} has the size {found_shape}, expected {shape}; {remedy}")
-    if len(content) - header_size != np.prod(shape):
-        raise UserError(
-            f"{path} holds {len(content) - header_size:,} bytes of data, "
-            f"expected {np.prod(shape):,}; {remedy}"
-        )
-    return torch.frombuffer(bytearray(content[header_size:]), dtype=torch.uint8).view(shape)

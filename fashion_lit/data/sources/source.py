@@ -10,9 +10,10 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from fashion_lit.data.classes import check_class_names
@@ -21,6 +22,16 @@ from fashion_lit.errors import UserError
 MAX_IMAGE_SIZE = 4096  # pixels
 NUM_GREYS = 256
 CHUNK = 1000  # images whose pixels are counted at once
+
+
+def check_root(value: Any) -> Any:
+    """Return the text of a folder; raise ValueError for other values."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("the folder of the images, as in data.root=FOLDER")
+    return value
+
+
+Root = Annotated[str, BeforeValidator(check_root)]
 
 
 class LabelledImages(NamedTuple):
