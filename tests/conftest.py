@@ -1,13 +1,17 @@
 """Small drawn data, a finished run, and the real files where the data module finds them."""
 
+import gzip
 import os
 import shutil
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fashion_lit.commands.train import main as train_main
 from fashion_lit.data.sources.fashion_mnist import MIRRORS, FashionMNIST
@@ -104,3 +108,39 @@ def real_data() -> FashionMNIST:
     except UserError as error:
         pytest.skip(f"needs the real Fashion-MNIST files: {error}")
     return source
+
+
+def idx_bytes(values: np.ndarray) -> bytes:
+    """An IDX file as the format's page describes it, written independently of the reader."""
+    return (
+        struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes()
+    )
+
+
+@pytest.fixture(scope="session")
+def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four IDX files, plain and compressed: 100 and 25 images of 20 pixels, 5 classes by shade."""
+    folder, random = tmp_path_factory.mktemp("idx") / "shades", np.random.RandomState(0)
+    folder.mkdir()
+    for split, count in (("train", 100), ("t10k", 25)):
+        labels = (np.arange(count) % 5).astype(np.uint8)
+        images = random.randint(0, 100, (count, 20, 20)).astype(np.uint8)
+        images += 30 * labels[:, None, None]
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        packed = gzip.compress(idx_bytes(labels), mtime=0)
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(packed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 24 x 30 pixels in three classes by colour, 30 of each to train and 5 to test."""
+    folder, random = tmp_path_factory.mktemp("pictures") / "colours", np.random.RandomState(0)
+    for split, count in (("train", 30), ("test", 5)):
+        for channel, name in enumerate(("Red car", "green", "blau")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.randint(0, 130, (24, 30, 3)).astype(np.uint8)
+                pixels[:, :, channel] += 100
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder

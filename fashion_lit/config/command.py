@@ -4,6 +4,7 @@
     changed_settings(config)  # {"seed": (1, 0), …}
 
 Where the images' files are (DATA_LOCATION_KEYS) is no part of either: it depends on the machine.
+With data=idx and data=folder, `data.root` says which images they are, and is part of both.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from fashion_lit.config.settings import (
 )
 from fashion_lit.errors import UserError
 
+NAMED_BY_ROOT = ("idx", "folder")  # choices of `data`
 # The groups of a run, each with the start of the settings that its choices differ in.
 GROUPS = {
     "data": "data.",
@@ -89,10 +91,13 @@ def changes(overrides: tuple[str, ...], recorded: Config) -> dict[str, tuple[Any
     """
     composed = compose(overrides)
     wanted = {key: value for key, value in composed.items() if key not in LOCATION_KEYS}
+    left_out = set(DATA_LOCATION_KEYS)
+    if recorded["data"].get("name") in NAMED_BY_ROOT:
+        left_out.remove("data.root")
     return {
         key: (old, new)
         for key, (old, new) in differences(recorded, wanted).items()
-        if key not in DATA_LOCATION_KEYS and not (old == ABSENT and is_result_neutral(key))
+        if key not in left_out and not (old == ABSENT and is_result_neutral(key))
     }
 
 

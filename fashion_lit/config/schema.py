@@ -263,6 +263,12 @@ def check_combinations(config: Config, source: ImageSource) -> None:
                 f"Expected test images for {key}=true, but {source.title} has none; set "
                 f"{key}=false."
             )
+    if num_train < len(source.class_names):
+        raise UserError(
+            f"Expected an image to train on of each of the {len(source.class_names)} classes of "
+            f"{source.title}, but got {num_train} in all; raise data.train_size, or lower "
+            "data.val_size."
+        )
     check_mixing(config["augment"], num_epochs)
     if data["batch_size"] > num_train:
         raise UserError(

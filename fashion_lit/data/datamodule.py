@@ -163,7 +163,6 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 _, chosen = stratified_split(labels, self.train_size, self.split_seed)
                 self.train_indices = self.train_indices[chosen]
             self.train_labels = self.train.labels[self.train_indices]  # stays on the CPU
-            check_every_class(self.train_labels, self.class_names)
         self.move_to(self._choose_device())
 
     def _load(self) -> None:
@@ -223,7 +222,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
         return LabelledImages(*(part[indices] for part in self.train))
 
     def train_dataloader(self) -> TrainBatches:
-        """Return the augmented training batches of this rank."""
+        """Return the augmented training batches of this rank.
+
+        Raises UserError if there is a class without training images.
+        """
+        check_every_class(self.train_labels, self.class_names)
         overfit = bool(getattr(self.trainer, "overfit_batches", 0))
         return TrainBatches(self, *self._rank(), same_every_epoch=overfit)
 

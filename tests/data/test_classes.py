@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from fashion_lit.data.classes import class_quotas, epoch_order, names_in_order, weights_in_order
+from fashion_lit.data.classes import (
+    class_quotas,
+    class_tags,
+    epoch_order,
+    names_in_order,
+    place_of,
+    weights_in_order,
+)
 from fashion_lit.data.randomness import generator
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 
@@ -21,6 +28,30 @@ def test_names_are_those_of_the_data_set_in_its_order() -> None:
     for wrong in ([], ["Shrt"], "Shirt", 3, [3], [None]):
         with pytest.raises(ValueError, match=r"null or a list of classes \(T-shirt/top, "):
             names_in_order(wrong, CLASS_NAMES)
+
+
+def test_letters_and_digits_tell_classes_apart_and_else_the_whole_name() -> None:
+    digits = ["0", "1", "10"]
+    assert weights_in_order({"10": 2, "0": 3}, digits) == [3, 1.0, 2]
+    assert names_in_order([1, 0], digits) == ["0", "1"]
+    signs = ["+", "-", "-1", "1", "A", "a", "Bär", "C++"]
+    for place, name in enumerate(signs):
+        assert place_of(name, signs) == place
+    assert place_of("bar", signs) == 6
+    assert place_of("c", signs) == 7
+    assert place_of("*", signs) is None  # of two that have no letters
+    assert place_of("+1", signs) is None  # either of two
+
+
+def test_tags_hold_no_slash_and_no_space() -> None:
+    assert class_tags(CLASS_NAMES)[0] == "T-shirt_top"
+    assert class_tags(["a/b c", "d\\e", "あ"]) == ("a_b_c", "d_e", "あ")
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0] * 11])
+def test_a_list_of_weights_has_one_for_each_class(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="a list of 10 values, one for each class"):
+        weights_in_order(weights, CLASS_NAMES)
 
 
 def test_an_epoch_keeps_its_length_and_draws_a_class_more_often() -> None:

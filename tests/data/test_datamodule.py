@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from fashion_lit.data.batches import EvalBatches, TrainBatches, to_input
 from fashion_lit.data.classes import class_quotas
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
+from fashion_lit.data.sources.folder import ImageFolder
 from fashion_lit.data.sources.synthetic import SyntheticGarments
 from fashion_lit.data.split import stratified_split
 from fashion_lit.errors import UserError
@@ -295,3 +297,42 @@ def test_training_batches_have_their_pixels_if_asked() -> None:
         assert all(map(torch.equal, batch, (images, labels)))
         assert torch.equal(to_input(pixels, image_size=32, normalize=True), images)
     assert all(len(batch) == 2 for batch in datamodule.val_dataloader())
+
+
+def test_validation_images_may_be_a_share() -> None:
+    assert torch.equal(build(val_size=1 / 3).val_indices, build(val_size=100).val_indices)
+    assert build(val_size=0.0001).val_size == 1
+
+
+def test_a_class_without_training_images_is_refused_before_training() -> None:
+    few = build(train_size=9)
+    assert len(few.images_of("val").labels) == 100  # a run of an earlier version is evaluated
+    with pytest.raises(UserError, match="images of all 10 classes among the 9 to train on, but"):
+        few.train_dataloader()
+
+
+def test_colour_is_normalised_by_the_channels_of_the_training_images(picture_folder: Path) -> None:
+    source = ImageFolder(root=str(picture_folder), size=12)
+    data = FashionMNISTDataModule(source, batch_size=16, val_size=0.2)
+    data.setup()
+    assert data.class_names == ("Red car", "blau", "green")
+    inputs = data.to_input(data.train.images)
+    assert inputs.shape == (90, 3, 12, 12)
+    torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+    larger = FashionMNISTDataModule(source, batch_size=16, val_size=0.2, image_size=24)
+    larger.setup()
+    assert larger.to_input(larger.test.images).shape == (15, 3, 24, 24)
+    assert larger.fingerprint == data.fingerprint
+
+
+def test_augmentation_knows_the_classes_of_the_data(picture_folder: Path) -> None:
+    source = ImageFolder(root=str(picture_folder), size=12)
+    with pytest.raises(UserError, match="`class_names` of the augmentation to be those of colours"):
+        FashionMNISTDataModule(source, batch_size=16, val_size=0.2, augment=Augment(flip=0.5))
+    augment = Augment(cutmix=1.0, classes=["green"], flip=1.0, class_names=source.class_names)
+    data = FashionMNISTDataModule(source, batch_size=16, val_size=0.2, augment=augment)
+    data.setup()
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (16, 3, 12, 12)
+    assert labels.shape == (16, 3)

@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import torch
 
 from fashion_lit.data.sources import fashion_mnist
 from fashion_lit.data.sources.fashion_mnist import (
@@ -20,7 +19,6 @@ from fashion_lit.data.sources.fashion_mnist import (
     GzipFile,
     check_file,
     fetch,
-    read_idx,
     read_labelled_images,
 )
 from fashion_lit.errors import UserError
@@ -166,36 +164,6 @@ def test_without_network_and_files_one_message_lists_every_failure(tmp_path: Pat
     assert f"{nowhere}: <urlopen error" in text
     assert f"Put the four official .gz files into {tmp_path / TORCHVISION_FOLDER}" in text
     assert "data=synthetic" in text
-
-
-def test_read_idx_returns_the_files_values(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.gz", gzip.compress(idx_bytes((2, 1, 3), bytes(range(6)))))
-    assert torch.equal(
-        read_idx(path, shape=(2, 1, 3)), torch.arange(6, dtype=torch.uint8).view(2, 1, 3)
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (idx_bytes((4,), b"abcd", 0x0803), r"has the IDX magic 0x00000803, expected 0x00000801;"),
-        (b"", r"has the IDX magic 0x, expected 0x00000801; delete it"),
-        (idx_bytes((5,), b"abcde"), r"has the size \(5,\), expected \(4,\); delete it"),
-        (idx_bytes((4,), b"abc"), r"holds 3 bytes of data, expected 4; delete it"),
-        (idx_bytes((4,), b"abcde"), r"holds 5 bytes of data, expected 4; delete it"),
-    ],
-)
-def test_read_idx_names_expected_and_found(tmp_path: Path, content: bytes, message: str) -> None:
-    path = write(tmp_path / "labels.gz", gzip.compress(content, mtime=0))
-    with pytest.raises(UserError, match=r"labels\.gz " + message):
-        read_idx(path, shape=(4,))
-
-
-@pytest.mark.parametrize("content", [b"no gzip at all", CONTENT[:-5], b""])
-def test_read_idx_rejects_an_incomplete_gzip_file(tmp_path: Path, content: bytes) -> None:
-    path = write(tmp_path / "labels.gz", content)
-    with pytest.raises(UserError, match=r"labels\.gz (is not a complete gzip|has the IDX magic)"):
-        read_idx(path, shape=(4,))
 
 
 def test_label_out_of_range_is_rejected(tmp_path: Path) -> None:
