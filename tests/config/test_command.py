@@ -1,5 +1,7 @@
 """The command and the settings by which a run's page describes what differs from the default."""
 
+from pathlib import Path
+
 import pytest
 
 from fashion_lit.config.command import changed_settings, train_overrides
@@ -37,6 +39,15 @@ def test_the_command_composes_to_the_recorded_settings(overrides: list[str]) -> 
     assert found is not None
     assert recorded(*found) == config
     assert len(found) <= len(overrides)  # the reader types no more than the run's author
+
+
+def test_the_command_names_the_folder_of_the_pictures(picture_folder: Path) -> None:
+    place = f"data.root={picture_folder.as_posix()}"
+    config = recorded("data=folder", place, "data.size=16", "data.batch_size=8")
+    found = train_overrides(config)
+    assert found is not None
+    assert found[0] == "data=folder"
+    assert recorded(*found) == config
 
 
 def test_settings_that_no_command_gives_have_no_command() -> None:

@@ -30,8 +30,12 @@ def compose(*overrides: str) -> Config:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_of_every_group_composes_and_builds(choice: str) -> None:
-    config = compose(choice)
+def test_every_choice_of_every_group_composes_and_builds(
+    choice: str, idx_folder: Path, picture_folder: Path
+) -> None:
+    roots = {"data=idx": idx_folder, "data=folder": picture_folder}
+    more = [f"data.root={roots[choice].as_posix()}", "data.batch_size=8"] if choice in roots else []
+    config = compose(choice, *more)
     check(config)
     build_classifier(config)
     build_datamodule(config)

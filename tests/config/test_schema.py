@@ -1,6 +1,7 @@
 """Invalid settings end in a one-sentence error and exit code 2, before anything is built."""
 
 from inspect import signature
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -84,8 +85,8 @@ BAD = [
     ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of 10 values"),
     ("model.class_weights.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
     ("data.device=tpu", "Expected `data.device` to be one of 'auto', 'cpu' or 'cuda', but got"),
-    ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, synthetic, but got "
-     "'fashion_mist'; did you mean `data=fashion_mnist`?"),
+    ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, folder, idx, synthetic, but "
+     "got 'fashion_mist'; did you mean `data=fashion_mnist`?"),
     ("optimizer=lion", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'lion'."),
     ("optimizer.name=adamm", "Expected `optimizer.name` to be one of adam, adamw, sgd, but got "
      "'adamm'; did you mean `optimizer.name=adam`?"),
@@ -181,6 +182,63 @@ def test_bad_settings_end_in_one_sentence(overrides: str, message: str) -> None:
         check_overrides(*overrides.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PICTURES = ["data=folder", "data.root=PLACE", "data.size=16", "data.batch_size=8"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=idx"], "`data.root` to be the folder of the images, as in data.root=FOLDER, but"),
+        (["data=folder", "data.rot=3"], "Unknown setting `data.rot`; did you mean `data.root`?"),
+        ([*PICTURES, "data.val_size=90"], "smaller than the 90 training images that it is taken"),
+        ([*PICTURES, "data.val_size=1.0"], "`data.val_size` to be a whole number or less than 1"),
+        ([*PICTURES, "data.batch_size=73"], "at most the 72 training images, but got 73"),
+        ([*PICTURES, "data.train_size=2", "data.batch_size=2"], "of each of the 3 classes of col"),
+        ([*PICTURES, "augment.shift=16"], "`augment.shift` to be less than 16, but got 16"),
+        ([*PICTURES, "augment.classes=[Shirt]"], "a list of classes (Red car, blau, green), but"),
+        ([*PICTURES, "data.class_sampling.Shirt=2"], "some classes (Red_car, blau, green), but"),
+        ([*PICTURES, "model.class_weights=[1,2]"], "a list of 3 values, one for each class, but"),
+        ([*PICTURES, "model.network.widths=[4,8,8,8,8,8]"], "at least 32 x 32 pixels, but got 16"),
+    ],
+)
+def test_settings_that_do_not_fit_the_images_are_refused(
+    overrides: list[str], message: str, picture_folder: Path
+) -> None:
+    place = f"data.root={picture_folder.as_posix()}"
+    with pytest.raises(UserError) as caught:
+        check_overrides(*(place if o == "data.root=PLACE" else o for o in overrides))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_by_class_name_the_classes_of_the_images(
+    picture_folder: Path, idx_folder: Path
+) -> None:
+    typed = [*PICTURES[2:], "model.class_weights={red_car: 2}", "augment.classes=[Green,blau]"]
+    typed += [f"data.root={picture_folder.as_posix()}", "data=folder", "augment.erase=12"]
+    (config,) = compose_jobs(prepare_overrides(typed), multirun=False)
+    checked = check(config)
+    assert checked["model"]["class_weights"] == [2.0, 1.0, 1.0]
+    assert checked["augment"]["classes"] == ["blau", "green"]
+    typed = ["data=idx", f"data.root={idx_folder.as_posix()}", "data.class_sampling={4: 2}"]
+    typed += ["data.batch_size=8", "augment.classes=[0,3]", "model.class_weights.1=3"]
+    (config,) = compose_jobs(prepare_overrides(typed), multirun=False)
+    checked = check(config)
+    assert checked["data"]["class_sampling"] == [1.0, 1.0, 1.0, 1.0, 2.0]
+    assert checked["model"]["class_weights"] == [1.0, 3.0, 1.0, 1.0, 1.0]
+    assert checked["augment"]["classes"] == ["0", "3"]
+
+
+def test_without_test_images_there_is_no_test(picture_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "train").symlink_to(picture_folder / "train")
+    typed = [f"data.root={(tmp_path / 'pets').as_posix()}", "data=folder", "data.batch_size=8"]
+    for more, key in (([], "test"), (["data.validate_on_test=true"], "data.validate_on_test")):
+        with pytest.raises(UserError, match=f"test images for {key}=true, but pets has none; set"):
+            check_overrides(*typed, f"test={str(not more).lower()}", *more)
+    check_overrides(*typed, "test=false")
 
 
 @pytest.mark.parametrize(

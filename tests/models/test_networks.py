@@ -11,6 +11,7 @@ from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.models import networks
 from fashion_lit.models.build import check_network
+from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks.fast_cnn import FastCNN, GlobalMaxPool
 from fashion_lit.models.networks.report_cnn import ReportCNN, mean_bins
 
@@ -105,6 +106,36 @@ def test_a_new_network_needs_one_file_only(tmp_path: Path, monkeypatch: pytest.M
     assert fields == {"width": (int, 8), "depth": (Any, 1)}
     with pytest.raises(UserError, match=r"empty_net\.py to define a network, .* defines none"):
         networks.network_class("empty_net")
+
+
+def colours() -> FashionMNIST:
+    """A source of images in colour, in three classes."""
+    source = FashionMNIST()
+    source.channels, source.class_names, source.image_size = 3, ("a", "b", "c"), 32  # type: ignore[misc]
+    return source
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_networks_take_the_channels_and_classes_of_the_images(name: str) -> None:
+    needed = {"widths": [4, 8, 8, 8]} if name == "fast_cnn" else {}
+    model = {"name": "cnn", "network": {"name": name, **needed}}
+    config: dict[str, Any] = {"model": model, "data": {"batch_size": 8, "image_size": None}}
+    num_weights = check_network(config, colours())
+    with torch.device("meta"):
+        classifier = CNNClassifier(network=model["network"], in_channels=3, class_names="abc")
+    assert num_weights == sum(p.numel() for p in classifier.network.parameters())
+    assert classifier.class_names == ("a", "b", "c")
+
+
+def test_a_network_with_another_number_of_logits_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: ReadsValues)
+    config = {"model": {"name": "cnn", "network": {"name": "own", "size": 11}}}
+    with pytest.raises(
+        UserError, match=r"logits of 10 classes, \(2, 10\) for .* returns \(2, 11\)"
+    ):
+        check_network(config | {"data": {"batch_size": 8, "image_size": 28}}, FashionMNIST())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 10, 28])

@@ -134,6 +134,21 @@ def test_summed_filters_give_the_features_of_a_repeated_image(
             assert torch.equal(own[key], value), key
 
 
+def test_colour_images_enter_the_stem_as_they_are() -> None:
+    names = ("a", "b", "c", "d")
+    torch.manual_seed(0)
+    classifier = TransferClassifier(
+        backbone="squeezenet1_1", in_channels=3, class_names=names, grey_stem="sum"
+    )
+    torch.manual_seed(0)
+    theirs = torchvision.models.squeezenet1_1()
+    assert classifier.network.get_submodule("features.0").weight.shape == (64, 3, 3, 3)
+    images = torch.randn(2, 3, 32, 32)
+    features = classifier.eval().network.get_submodule("features")(images)
+    torch.testing.assert_close(features, theirs.eval().features(images))
+    assert classifier(images).shape == (2, 4)
+
+
 def test_a_reinitialised_stem_inside_a_container_keeps_its_draw(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     donor = torchvision.models.squeezenet1_1()
