@@ -17,7 +17,6 @@ from pathlib import Path
 
 from fashion_lit.config.command_line import CommandParser, positive_integer
 from fashion_lit.config.settings import flatten
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.evaluation.calibration import Calibration, calibrate
 from fashion_lit.evaluation.comparison import compare, write_comparison
@@ -30,7 +29,7 @@ from fashion_lit.evaluation.page import (
 )
 from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
-from fashion_lit.evaluation.tables import classification_report
+from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.files import check_writable
 from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.sweeps.ranking import finished_runs
@@ -210,7 +209,11 @@ def evaluate(
         if args.tta:
             views = [predict(model, split, augmented=True) for model in models]
             named.append((f"{name}, views", ensemble(views, loaded.weights)))
-        results += [result(name, split, predictions) for name, predictions in named]
+        names = models[0].datamodule.class_names
+        results += [
+            Result(name, split, found, score(found.probabilities, found.labels, names))
+            for name, found in named
+        ]
     main_result = next(r for r in reversed(results) if r.name == name)
     calibration = calibrated(loaded, main_result, known)
     evaluation = describe_evaluation(loaded, main_result, results, calibration, command)
@@ -218,12 +221,6 @@ def evaluate(
     output = args.output or (models[0].run.path / "report" if single else Path(OUTPUT))
     write_evaluation(output, evaluation)
     print_results(evaluation, output)
-
-
-def result(name: str, split: Split, predictions: Predictions) -> Result:
-    """Score a model's predictions on a split."""
-    scores = score(predictions.probabilities, predictions.labels, CLASS_NAMES)
-    return Result(name, split, predictions, scores)
 
 
 def calibrated(
@@ -245,15 +242,16 @@ def calibrated(
         fitted_on = ensemble(members, loaded.weights)
     except UserError:
         return "No temperature is fitted, because the runs have different validation images."
-    return calibrate(fitted_on, main_result.predictions)
+    return calibrate(fitted_on, main_result.predictions, main_result.scores.class_names)
 
 
 def print_results(evaluation: Evaluation, output: Path) -> None:
     """Print the results, their interpretation, and where the evaluation is."""
     for row in align(result_table(evaluation)):
         print("  ".join(row).rstrip())
-    main_result = evaluation.main
-    print(f"\n{classification_report(main_result.scores.confusion, CLASS_NAMES)}")
+    scores = evaluation.main.scores
+    table = classification_report(scores.confusion, scores.class_names, max_rows=MAX_ROWS)
+    print(f"\n{table}")
     print("\n".join(sentences(evaluation)))
     print(f"\nThe evaluation is in {output.absolute()}; open report.html in a browser.")
 
@@ -276,7 +274,8 @@ def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> 
     comparison = compare(names[0], names[1], first, second)
     print(comparison.text)
     one, other = first[min(first)], second[min(second)]
-    write_comparison(output, comparison, (names[0], one), (names[1], other))
+    class_names = models[0].datamodule.class_names
+    write_comparison(output, comparison, (names[0], one), (names[1], other), class_names)
     print(f"\nImages that only one model gets right are in {output.absolute()}.")
 
 

@@ -1,18 +1,18 @@
 """Temperature scaling: one number, fitted on validation images, that calibrates probabilities.
 
-    calibration = calibrate(predict(model, "val"), predict(model, "test"))
+    calibration = calibrate(predict(model, "val"), predict(model, "test"), class_names)
     calibration.temperature, calibration.scores.calibration_error
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks". Softmax of logits / T is proportional
 to the probabilities to the power of 1 / T, so probabilities are enough, also those of an ensemble.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.predictions import Predictions
 from fashion_lit.evaluation.scores import Scores, score
 
@@ -33,16 +33,19 @@ class Calibration:
     scores: Scores
 
 
-def calibrate(fitted_on: Predictions, predictions: Predictions) -> Calibration:
+def calibrate(
+    fitted_on: Predictions, predictions: Predictions, class_names: Sequence[str]
+) -> Calibration:
     """Fit a temperature on some predictions and apply it to `predictions`, which may be the same.
 
     Args:
         fitted_on: predictions of validation images.
         predictions: predictions of the same model.
+        class_names: names of the classes, in the order of the labels.
     """
     temperature = fit_temperature(fitted_on.probabilities, fitted_on.labels)
     calibrated = apply_temperature(predictions.probabilities, temperature)
-    return Calibration(temperature, score(calibrated, predictions.labels, CLASS_NAMES))
+    return Calibration(temperature, score(calibrated, predictions.labels, class_names))
 
 
 def calibrated_log_loss(probabilities: Tensor, labels: Tensor) -> float:

@@ -6,13 +6,12 @@ Models that were trained with several seeds are compared seed by seed.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.figures import pictures_figure
 from fashion_lit.evaluation.narrative import percent
@@ -89,7 +88,13 @@ def compare(
     )
 
 
-def write_comparison(output: Path, comparison: Comparison, first: Named, second: Named) -> None:
+def write_comparison(
+    output: Path,
+    comparison: Comparison,
+    first: Named,
+    second: Named,
+    class_names: Sequence[str],
+) -> None:
     """Write the text of a comparison, and pictures of images that one model alone gets right.
 
     Args:
@@ -97,6 +102,7 @@ def write_comparison(output: Path, comparison: Comparison, first: Named, second:
         comparison: the comparison.
         first: the first model's name and its predictions with the lowest common seed.
         second: those of the second model.
+        class_names: names of the classes, in the order of the labels.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "comparison.txt", f"{comparison.text}\n")
@@ -109,7 +115,7 @@ def write_comparison(output: Path, comparison: Comparison, first: Named, second:
         if len(places):
             shown = (loser.images[places], loser.labels[places], loser.probabilities[places])
             title = f"Only {name} gets these right; the other predicts"
-            figure = pictures_figure(*shown, CLASS_NAMES, title)
+            figure = pictures_figure(*shown, class_names, title)
             write_atomically(output / f"{file_name}.png", png(figure))
 
 

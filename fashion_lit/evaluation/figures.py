@@ -1,23 +1,44 @@
 """Figures: training curves, a range test, images with predictions, calibration, coverage."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS
+from fashion_lit.data.classes import class_tags
 from fashion_lit.evaluation.curves import Curve, RangeCurve
 from fashion_lit.evaluation.scores import Bin
+from fashion_lit.text import one_line, shorten
 
 RIGHT, WRONG = "#1a7f37", "#b42318"  # green, red
 TRAIN, VAL = "tab:blue", "tab:orange"
 COLUMNS = 6  # of the grid of images
 PICTURE, CAPTION, GAP = 112, 34, 4  # in pixels: image side, caption height, margin
 PITCH = (PICTURE + CAPTION + GAP, PICTURE + 4 * GAP)  # distance between rows, between columns
+MAX_CURVES = 10  # classes in one figure, as many as there are colours
+MAX_NAME, MAX_LABEL, MAX_GUESS = 24, 18, 12  # characters of a class: in general, above a picture
+
+
+def drawn_names(class_names: Sequence[str], most: int = MAX_NAME) -> list[str]:
+    """Return names of classes as figures show them: one line of about `most` characters at most.
+
+    A name with characters that the font lacks, such as Chinese ones, becomes the class's number,
+    as in "#3".
+    """
+    known = _characters_of_font()
+    lines = [shorten(one_line(name), most) for name in class_names]
+    return [s if known.issuperset(map(ord, s)) else f"#{i}" for i, s in enumerate(lines)]
+
+
+@cache
+def _characters_of_font() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
@@ -44,16 +65,22 @@ def curves_figure(curves: Mapping[str, Curve], num_epochs: float) -> Figure:
     return figure
 
 
-def class_curves_figure(curves: Mapping[str, Curve]) -> Figure:
+def class_curves_figure(curves: Mapping[str, Curve], class_names: Sequence[str]) -> Figure:
     """Plot each class's F1, precision and recall on validation images over steps, in ten colours.
+
+    Of more than MAX_CURVES classes, those with the lowest F1 at the end are drawn.
 
     Args:
         curves: curves by TensorBoard tag; those named "val/f1/Shirt", … are drawn.
+        class_names: names of all classes.
     """
     figure = Figure(figsize=(6, 9), dpi=100, layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, sharey=True)
+    tags = class_tags(class_names)
+    worst = sorted(tags, key=lambda tag: [v for _, v in curves.get(f"val/f1/{tag}", [])][-1:])
+    chosen = [place for place, tag in enumerate(tags) if tag in worst[:MAX_CURVES]]
     for axes, score in zip(panels, ("f1", "precision", "recall"), strict=True):
-        for tag in CLASS_TAGS:
+        for tag in [tags[place] for place in chosen]:
             curve = curves.get(f"val/{score}/{tag}", [])
             values = [value for _, value in curve]
             marker = "." if len(curve) <= 50 else ""
@@ -61,7 +88,16 @@ def class_curves_figure(curves: Mapping[str, Curve]) -> Figure:
         axes.set_ylabel(score)
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    if len(chosen) < len(tags):
+        panels[0].set_title(f"{len(chosen)} of {len(tags)} classes, those with the lowest F1")
+    drawn = drawn_names(tags)
+    names = [drawn[place] for place in chosen]
+    num_columns = 4 if max(map(len, names)) <= MAX_GUESS else 2
+    lines, numbers = panels[0].get_lines(), [str(place) for place in chosen]
+    legend = figure.legend(lines, numbers, loc="outside lower center", ncols=num_columns)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)  # a name may have dollar signs
+        text.set_text(name)
     return figure
 
 
@@ -103,7 +139,8 @@ def pictures_figure(
     """Draw images with their true class, the predicted class if it is wrong, and the confidence.
 
     Args:
-        images: (N, H, W), uint8 or in [0, 1].
+        images: (N, H, W), each of which is stretched to its darkest and lightest pixel; or colour
+            (N, 3, H, W), uint8 or in [0, 1].
         labels: true classes (N,) int64.
         probabilities: predicted probabilities (N, C).
         class_names: C names.
@@ -117,24 +154,43 @@ def pictures_figure(
     axes = figure.add_axes((0, 0, 1, height / (height + above)))
     axes.set_axis_off()
     canvas = torch.zeros(num_rows * PITCH[0], COLUMNS * PITCH[1])
-    for index, image in enumerate(images.float()):
+    if images.ndim == 4:
+        canvas = torch.ones(*canvas.shape, 3)
+    label_names, guess_names = (drawn_names(class_names, most) for most in (MAX_LABEL, MAX_GUESS))
+    for index, image in enumerate(images):
         top, left = PITCH[0] * (index // COLUMNS) + CAPTION, PITCH[1] * (index % COLUMNS) + 2 * GAP
-        low, high = image.aminmax()
-        tile = F.interpolate(((image - low) / (high - low).clamp(min=1e-9))[None, None], PICTURE)
-        canvas[top : top + PICTURE, left : left + PICTURE] = tile[0, 0]
+        canvas[top : top + PICTURE, left : left + PICTURE] = _tile(image)
         label, guess = int(labels[index]), int(predicted[index])
         certainty = f"{100 * float(confidence[index]):.0f} %"
         if label == guess:
-            color, caption = RIGHT, f"{class_names[label]}\n{certainty}"
+            color, caption = RIGHT, f"{label_names[label]}\n{certainty}"
         else:
             color = WRONG
-            caption = f"{class_names[label]}\n→ {class_names[guess]} {certainty}"
-        middle = left + PICTURE / 2
-        axes.text(middle, top - GAP, caption, color=color, fontsize=9, ha="center", va="bottom")
+            caption = f"{label_names[label]}\n→ {guess_names[guess]} {certainty}"
+        style = {"color": color, "fontsize": 9, "parse_math": False}
+        axes.text(left + PICTURE / 2, top - GAP, caption, ha="center", va="bottom", **style)
     axes.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _tile(image: Tensor) -> Tensor:
+    """Return an image (H, W) or (3, H, W) as (PICTURE, PICTURE) or (PICTURE, PICTURE, 3) in [0, 1].
+
+    The grey values of an image are stretched to its darkest and lightest pixel.
+    """
+    pixels = image.float()
+    if image.ndim == 2:
+        low, high = pixels.aminmax()
+        pixels = ((pixels - low) / (high - low).clamp(min=1e-9))[None]
+    elif image.dtype == torch.uint8:
+        pixels = pixels / 255
+    if max(pixels.shape[1:]) > PICTURE:
+        tile = F.interpolate(pixels[None], PICTURE, mode="bilinear", antialias=True)[0]
+    else:
+        tile = F.interpolate(pixels[None], PICTURE)[0]
+    return tile[0] if image.ndim == 2 else tile.permute(1, 2, 0).clamp(0, 1)
 
 
 def surest_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> Tensor:

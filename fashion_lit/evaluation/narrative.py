@@ -1,9 +1,10 @@
 """Describe the scores of an evaluation in sentences.
 
-for sentence in describe(scores, "test", CLASS_NAMES): …
+for sentence in describe(scores, "test"): …
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from fashion_lit.evaluation.calibration import Calibration
@@ -11,6 +12,7 @@ from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.scores import Confusion, Scores
 
 NUM_CONFUSIONS = 4  # pairs of classes to list
+MAX_LISTED = 10  # classes in a sentence
 OVERFIT_POINTS = 3.0  # percentage points of accuracy; a larger train-validation gap is overfitting
 CALIBRATED_POINTS = 1.0  # percentage points; largest gap of a calibrated model
 
@@ -20,10 +22,15 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def describe(scores: Scores, split: str, class_names: Sequence[str]) -> list[str]:
+def keep_units(text: str) -> str:
+    """Return text with a non-breaking space between a number and the unit or word after it."""
+    return re.sub(r"(?<=\d) (?=[%\w])", "\N{NO-BREAK SPACE}", text)
+
+
+def describe(scores: Scores, split: str) -> list[str]:
     """Return sentences on one split's accuracy, classes, confusions and calibration."""
     sentences = [describe_accuracy(scores, split)]
-    sentences += describe_classes(scores, class_names)
+    sentences += describe_classes(scores)
     sentences.append(describe_confusions(scores.confusions))
     sentences.append(describe_calibration(scores))
     return sentences
@@ -42,8 +49,9 @@ def describe_accuracy(scores: Scores, split: str) -> str:
     return f"{text}."
 
 
-def describe_classes(scores: Scores, class_names: Sequence[str]) -> list[str]:
+def describe_classes(scores: Scores) -> list[str]:
     """List the best and the worst class, classes never predicted and classes without images."""
+    class_names = scores.class_names
     present = [i for i in range(len(class_names)) if bool(scores.present[i])]
     f1 = scores.classes.f1.tolist()
     best, worst = max(present, key=lambda i: f1[i]), min(present, key=lambda i: f1[i])
@@ -60,11 +68,17 @@ def describe_classes(scores: Scores, class_names: Sequence[str]) -> list[str]:
     predicted = scores.confusion.sum(0)
     never = [class_names[i] for i in present if predicted[i] == 0]
     if never:
-        sentences.append(f"Never predicted: {', '.join(never)}.")
+        sentences.append(f"Never predicted: {list_names(never)}.")
     absent = [name for i, name in enumerate(class_names) if i not in present]
     if absent:
-        sentences.append(f"No images, and therefore no scores: {', '.join(absent)}.")
+        sentences.append(f"No images, and therefore no scores: {list_names(absent)}.")
     return sentences
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first MAX_LISTED names, and the number of the others."""
+    more = [f"{len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
+    return ", ".join([*names[:MAX_LISTED], *more])
 
 
 def describe_confusions(confusions: Sequence[Confusion]) -> str:

@@ -7,7 +7,6 @@ report.html is self-contained: figures are embedded and no external resources ar
 
 import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.calibration import Calibration
 from fashion_lit.evaluation.curves import Curve
 from fashion_lit.evaluation.figures import (
@@ -32,12 +30,14 @@ from fashion_lit.evaluation.narrative import (
     describe_fit,
     describe_loss,
     describe_temperature,
+    keep_units,
     percent,
 )
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.evaluation.reference import REPORTS
 from fashion_lit.evaluation.scores import Scores, coverage_curve
 from fashion_lit.evaluation.tables import (
+    NUMBERED,
     SCORE_HEADS,
     class_rows,
     class_table,
@@ -52,9 +52,11 @@ from fashion_lit.files import png, write_atomically
 TEMPLATE = Path(__file__).parent / "report.html"
 SPLIT_NAMES = {"val": "validation images", "test": "test images"}
 NUM_PICTURES = 24
+LONG_NAME = 30  # characters of a class that are more than one line of the table
+OF_NUMBERS = "counts and row shares; "
 # Figure sections of the page: (title, {figure name: caption}).
 SECTIONS = (
-    ("Confusions", {"confusion_matrix": "counts and row shares; darker: more frequent mistakes"}),
+    ("Confusions", {"confusion_matrix": f"{OF_NUMBERS}darker: more frequent mistakes"}),
     ("Training", {"curves": "loss, accuracy and learning rate over epochs"}),
     (
         "Confidence",
@@ -151,7 +153,7 @@ def write_evaluation(output: Path, evaluation: Evaluation) -> None:
     """Write all files of an evaluation to `output`, which is created if missing."""
     output.mkdir(parents=True, exist_ok=True)
     scores = evaluation.main.scores
-    table = classification_report(scores.confusion, CLASS_NAMES)
+    table = classification_report(scores.confusion, scores.class_names)
     write_atomically(output / "classification_report.txt", table)
     write_atomically(output / "classification_report.csv", class_table(scores))
     metrics = {f"weight/{name}": weight for name, weight in evaluation.weights.items()}
@@ -175,7 +177,7 @@ def draw(evaluation: Evaluation) -> dict[str, Figure]:
     """Draw the figures; return them by file name without suffix."""
     predictions, scores = evaluation.main.predictions, evaluation.main.scores
     labels, probabilities = predictions.labels, predictions.probabilities
-    figures = {"confusion_matrix": confusion_matrix_figure(scores.confusion, CLASS_NAMES)}
+    figures = {"confusion_matrix": confusion_matrix_figure(scores.confusion, scores.class_names)}
     if evaluation.curves:
         figures["curves"] = curves_figure(evaluation.curves, evaluation.num_epochs)
     chosen = {
@@ -185,7 +187,7 @@ def draw(evaluation: Evaluation) -> dict[str, Figure]:
     for name, indices in chosen.items():
         if len(indices):
             shown = (predictions.images[indices], labels[indices], probabilities[indices])
-            figures[name] = pictures_figure(*shown, CLASS_NAMES)
+            figures[name] = pictures_figure(*shown, scores.class_names)
     calibration = evaluation.calibration
     calibrated = calibration.scores.bins if isinstance(calibration, Calibration) else ()
     figures["reliability"] = reliability_figure(scores.bins, calibrated)
@@ -211,24 +213,25 @@ def page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
         classes=class_rows(main.scores, references),
         reference_names=[reference.name for reference in references],
         reference_notes="; ".join(f"{r.name}: {r.protocol}" for r in references),
-        figures=figure_sections(figures),
+        has_long_names=max(map(len, main.scores.class_names)) > LONG_NAME,
+        figures=figure_sections(figures, has_numbers=len(main.scores.class_names) <= NUMBERED),
         runs=evaluation.runs,
         command=evaluation.command,
     )
 
 
-def keep_units(text: str) -> str:
-    """Return text with a non-breaking space between a number and the unit or word after it."""
-    return re.sub(r"(?<=\d) (?=[%\w])", "\N{NO-BREAK SPACE}", text)
+def figure_sections(figures: Mapping[str, bytes], *, has_numbers: bool) -> list[dict[str, Any]]:
+    """Return the non-empty figure sections, with each figure as base64.
 
-
-def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the non-empty figure sections, with each figure as base64."""
+    Args:
+        figures: PNG files by name.
+        has_numbers: whether there are numbers in the confusion matrix.
+    """
     sections = []
     for title, captions in SECTIONS:
         parts = [
             {
-                "caption": caption,
+                "caption": caption if has_numbers else caption.removeprefix(OF_NUMBERS),
                 "data": base64.b64encode(figures[name]).decode(),
                 "wide": len(captions) == 1,  # scrolls horizontally on a narrow screen
             }
@@ -243,7 +246,7 @@ def figure_sections(figures: Mapping[str, bytes]) -> list[dict[str, Any]]:
 def sentences(evaluation: Evaluation) -> list[str]:
     """Return the summary of the page, one sentence per item."""
     main = evaluation.main
-    summary = describe(main.scores, main.split, CLASS_NAMES)
+    summary = describe(main.scores, main.split)
     summary[1:1] = [evaluation.weighing] if evaluation.weighing else []
     if isinstance(evaluation.calibration, Calibration):
         summary.append(describe_temperature(main.scores, evaluation.calibration, main.split))
@@ -251,9 +254,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
         summary.append(evaluation.calibration)
     if fit := describe_fit(evaluation.curves):
         summary.append(fit)
-    loss = describe_loss(
-        evaluation.label_smoothing, is_weighted=evaluation.is_weighted, num_classes=len(CLASS_NAMES)
-    )
+    smoothing, num_classes = evaluation.label_smoothing, len(main.scores.class_names)
+    loss = describe_loss(smoothing, is_weighted=evaluation.is_weighted, num_classes=num_classes)
     if evaluation.curves and loss:
         summary.append(loss)
     kept, accuracy = coverage_curve(main.predictions.confidence, main.predictions.correct)

@@ -17,9 +17,9 @@ class Predictions:
     """A model's predictions for each image of a split.
 
     Args:
-        probabilities: class probabilities (N, 10) float32; each row sums to 1.
+        probabilities: class probabilities (N, C) float32; each row sums to 1.
         labels: true classes (N,) int64.
-        images: (N, 28, 28) uint8.
+        images: (N, H, W) or, in colour, (N, 3, H, W) uint8.
     """
 
     probabilities: Tensor

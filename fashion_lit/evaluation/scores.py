@@ -1,6 +1,6 @@
 """Score predictions, given as probabilities (N, C) and labels (N,).
 
-scores = score(probabilities, labels, CLASS_NAMES)
+scores = score(probabilities, labels, class_names)
 scores.accuracy, scores.interval, scores.confusions[0]
 """
 
@@ -49,6 +49,7 @@ class Scores:
         mean_confidence: mean of each image's largest probability.
         bins: non-empty confidence bins.
         confusions: pairs of classes that are confused at least once, the most frequent first.
+        class_names: C names, in the order of the labels.
     """
 
     num_images: int
@@ -61,6 +62,7 @@ class Scores:
     mean_confidence: float
     bins: Sequence[Bin]
     confusions: Sequence[Confusion]
+    class_names: Sequence[str]
 
     @property
     def present(self) -> Tensor:
@@ -91,6 +93,7 @@ def score(probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> 
         mean_confidence=float(confidence.mean()),
         bins=bins,
         confusions=confused_pairs(confusion, class_names),
+        class_names=tuple(class_names),
     )
 
 

@@ -6,17 +6,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from fashion_lit.config.schema import keyword_fields, source_of
 from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
-from fashion_lit.evaluation.figures import class_curves_figure, pictures_figure
-from fashion_lit.evaluation.tables import confusion_matrix_figure
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
@@ -77,16 +73,6 @@ def build_datamodule(config: Config) -> FashionMNISTDataModule:
     )
 
 
-def draw_confusions(confusion: Tensor) -> Figure:
-    """Draw the confusion matrix from counts (10, 10), true classes in rows."""
-    return confusion_matrix_figure(confusion, CLASS_NAMES)
-
-
-def draw_pictures(images: Tensor, labels: Tensor, probabilities: Tensor) -> Figure:
-    """Draw images (N, H, W) with their labels (N,) and predicted probabilities (N, 10)."""
-    return pictures_figure(images, labels, probabilities, CLASS_NAMES)
-
-
 def choose_strategy(config: Config) -> str:
     """Return Lightning's name of the strategy.
 
@@ -109,7 +95,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
         KeyedDropout(config["seed"]),
         speed,
         TerminalTable(speed, show_bar=config["trainer"].get("enable_progress_bar", True)),
-        TensorBoardPages(draw_confusions),
+        TensorBoardPages(),
         BestCheckpoint(
             run.checkpoint_dir,
             filename=run.best_checkpoint.stem,
@@ -122,7 +108,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
     if teachers := copies_in(run, config):
         callbacks.append(Teaching(teachers, config.get("distillation") or {}))
     if config["tensorboard"]["pictures"]:
-        callbacks.append(ValidationPictures(draw_confusions, draw_pictures, class_curves_figure))
+        callbacks.append(ValidationPictures())
     if every_steps := config["tensorboard"]["norms_every_steps"]:
         callbacks.append(Norms(every_steps))
     if patience := config["early_stopping"]["patience"]:

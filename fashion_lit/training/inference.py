@@ -1,7 +1,7 @@
 """Load a trained run and predict the class probabilities of a split's images.
 
     model = load_run(RunDirectory(Path("runs/first")))
-    predictions = predict(model, "test")  # probabilities (N, 10), labels (N,)
+    predictions = predict(model, "test")  # probabilities (N, C), labels (N,)
 
 Nothing is trained, and the run directory is not changed.
 """
@@ -162,7 +162,7 @@ def tta_views(config: Config) -> list[tuple[bool, int, int]]:
 
 
 def apply_view(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
-    """Return images (B, 28, 28) uint8, mirrored if asked and shifted by -1, 0 or 1 pixels."""
+    """Return images (B, H, W) or (B, 3, H, W) uint8, mirrored if asked and shifted by a pixel."""
     if (mirrored, down, right) == (False, 0, 0):
         return images
     flips, *moves = (

@@ -9,8 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
-from fashion_lit.evaluation.tables import classification_report
+from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.environment import environment
@@ -105,7 +104,6 @@ def _print_metrics(metrics: Mapping[str, float]) -> None:
 
 
 @rank_zero_only
-@rank_zero_only
 def print_early_end(classifier: ImageClassifier, trainer: L.Trainer) -> None:
     """Print that early stopping ended the training, and that no epoch was averaged, if it is so."""
     stopping = [c for c in trainer.early_stopping_callbacks if c and c.stopped_epoch]
@@ -129,7 +127,7 @@ def print_end(
     split = classifier.test_metrics if tested else classifier.val_metrics
     confusion = split.compute()["confusion"].cpu()
     print(f"\n{'Test' if tested else 'Validation'} images by class, best checkpoint:\n")
-    print(classification_report(confusion, CLASS_NAMES))
+    print(classification_report(confusion, classifier.class_names, max_rows=MAX_ROWS))
     _print_metrics(metrics)
     print(f"{'best epoch':<12}{metrics['best_epoch']:.0f} of {trainer.current_epoch}")
     print(f"{'total time':<12}{metrics['seconds']:.1f} s")

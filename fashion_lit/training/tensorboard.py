@@ -1,18 +1,20 @@
 """TensorBoard content in addition to the epoch's scalars: charts, HPARAMS, images, norms."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
-from fashion_lit.evaluation.curves import TEST_GROUP, Curve, read_curves
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
+from fashion_lit.evaluation.figures import class_curves_figure, pictures_figure
+from fashion_lit.evaluation.tables import confusion_matrix_figure
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.runs.logger import RunLogger
@@ -61,14 +63,9 @@ class Hyperparameters(L.Callback):
 
 
 class TensorBoardPages(L.Callback):
-    """Writes charts by class, learning rate, batch loss and the final confusion matrices.
+    """Writes charts by class, learning rate, batch loss and the final confusion matrices."""
 
-    Args:
-        draw_confusion_matrix: draws counts (10, 10), true classes in rows.
-    """
-
-    def __init__(self, draw_confusion_matrix: Callable[[Tensor], Figure]) -> None:
-        self.draw_confusion_matrix = draw_confusion_matrix
+    def __init__(self) -> None:
         self._last_point = 0
 
     @override
@@ -106,18 +103,14 @@ class TensorBoardPages(L.Callback):
             assert isinstance(pl_module, ImageClassifier)
             totals = pl_module.val_metrics.compute()
             _writer(trainer).add_scalar(BEST_ACCURACY, totals["accuracy"], trainer.global_step)
-            self._log_confusions(trainer, "val/best_confusion_matrix", totals["confusion"])
+            log_confusions(trainer, "val/best_confusion_matrix", totals["confusion"])
 
     @override
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             assert isinstance(pl_module, ImageClassifier)
             totals = pl_module.test_metrics.compute()
-            self._log_confusions(trainer, f"{TEST_GROUP}/confusion_matrix", totals["confusion"])
-
-    def _log_confusions(self, trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
-        figure = self.draw_confusion_matrix(confusion.cpu())
-        _writer(trainer).add_figure(tag, figure, trainer.global_step, close=False)
+            log_confusions(trainer, f"{TEST_GROUP}/confusion_matrix", totals["confusion"])
 
 
 class ValidationPictures(L.Callback):
@@ -126,24 +119,11 @@ class ValidationPictures(L.Callback):
     Only in epochs that are the best so far: drawing takes long compared with an epoch on a GPU.
     After the last epoch also the scores of each class over all epochs, in ten colours, because
     TensorBoard's own charts have one colour for a run.
-
-    Args:
-        draw_confusion_matrix: draws counts (10, 10), true classes in rows.
-        draw_pictures: draws images (N, H, W), labels (N,) and probabilities (N, 10).
-        draw_class_curves: draws a run's curves "val/f1/Shirt", ….
     """
 
     NUM_PICTURES = 18
 
-    def __init__(
-        self,
-        draw_confusion_matrix: Callable[[Tensor], Figure],
-        draw_pictures: Callable[[Tensor, Tensor, Tensor], Figure],
-        draw_class_curves: Callable[[Mapping[str, Curve]], Figure],
-    ) -> None:
-        self.draw_confusion_matrix = draw_confusion_matrix
-        self.draw_pictures = draw_pictures
-        self.draw_class_curves = draw_class_curves
+    def __init__(self) -> None:
         self._mistakes: list[Tensor] = []  # images, labels, probabilities, most confident first
 
     @override
@@ -164,7 +144,7 @@ class ValidationPictures(L.Callback):
             return
         images, labels = batch
         probabilities = outputs["logits"].float().softmax(1)
-        found = [images[:, 0], labels, probabilities]
+        found = [images, labels, probabilities]
         if self._mistakes:
             found = [torch.cat(pair) for pair in zip(self._mistakes, found, strict=True)]
         images, labels, probabilities = found
@@ -177,21 +157,21 @@ class ValidationPictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, ImageClassifier)
+        class_names = pl_module.class_names
         if trainer.state.fn == TrainerFn.VALIDATING:  # after the fit
             assert isinstance(trainer.logger, RunLogger)
             trainer.logger.save()
-            figure = self.draw_class_curves(read_curves(trainer.logger.run_dir))
+            figure = class_curves_figure(read_curves(trainer.logger.run_dir), class_names)
             _writer(trainer).add_figure("val/scores_by_class", figure, trainer.global_step)
         if trainer.state.fn != TrainerFn.FITTING or not is_best_so_far(trainer):
             return
-        assert isinstance(pl_module, ImageClassifier)
-        confusion = pl_module.val_metrics.totals()["confusion"].cpu()
         images, labels, probabilities = (part.cpu() for part in self._mistakes)
         wrong = probabilities.argmax(1) != labels
-        pictures = self.draw_pictures(images[wrong], labels[wrong], probabilities[wrong])
-        writer, step = _writer(trainer), trainer.global_step
-        writer.add_figure("val/confusion_matrix", self.draw_confusion_matrix(confusion), step)
-        writer.add_figure("val/surest_mistakes", pictures, step)
+        shown = shown_images(trainer, images[wrong]), labels[wrong], probabilities[wrong]
+        log_confusions(trainer, "val/confusion_matrix", pl_module.val_metrics.totals()["confusion"])
+        figure = pictures_figure(*shown, class_names)
+        _writer(trainer).add_figure("val/surest_mistakes", figure, trainer.global_step)
 
 
 class Norms(L.Callback):
@@ -218,6 +198,29 @@ class Norms(L.Callback):
             if name == "gradient":
                 norm = norm / gradient_scale(trainer, optimizer)
             _writer(trainer).add_scalar(f"train/{name}_norm", norm, trainer.global_step)
+
+
+def shown_images(trainer: L.Trainer, images: Tensor) -> Tensor:
+    """Return a network's inputs (B, C, H, W) as `pictures_figure` takes them.
+
+    A grey image is stretched there, so its normalisation does not matter; colours are in [0, 1].
+    """
+    if images.shape[1] == 1:
+        return images[:, 0]
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(data, FashionMNISTDataModule)
+    if not data.normalize:
+        return images
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return images * std + mean
+
+
+def log_confusions(trainer: L.Trainer, tag: str, confusion: Tensor) -> None:
+    """Log the confusion matrix of counts (C, C), true classes in rows."""
+    classifier = trainer.lightning_module
+    assert isinstance(classifier, ImageClassifier)
+    figure = confusion_matrix_figure(confusion.cpu(), classifier.class_names)
+    _writer(trainer).add_figure(tag, figure, trainer.global_step, close=False)
 
 
 def _writer(trainer: L.Trainer) -> Any:

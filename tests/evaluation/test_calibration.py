@@ -29,7 +29,7 @@ def drawn(temperature: float, seed: int) -> Predictions:
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_the_temperature_undoes_a_known_factor_of_the_logits(temperature: float) -> None:
     val, test = drawn(temperature, 0), drawn(temperature, 1)
-    calibration = calibrate(val, test)
+    calibration = calibrate(val, test, CLASS_NAMES)
     assert calibration.temperature == pytest.approx(temperature, rel=0.03)
     before, after = score(test.probabilities, test.labels, CLASS_NAMES), calibration.scores
     assert after.calibration_error < 0.015

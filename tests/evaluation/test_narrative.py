@@ -11,9 +11,7 @@ from fashion_lit.evaluation.scores import score
 
 def described(labels: list[int], predicted: list[int]) -> str:
     probabilities = torch.eye(10)[predicted]
-    text = "\n".join(
-        describe(score(probabilities, torch.tensor(labels), CLASS_NAMES), "test", CLASS_NAMES)
-    )
+    text = "\n".join(describe(score(probabilities, torch.tensor(labels), CLASS_NAMES), "test"))
     assert "nan" not in text.lower()
     return text
 

@@ -25,9 +25,11 @@ from fashion_lit.config.settings import Config
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.batches import to_input
 from fashion_lit.data.randomness import generator, seed_default_generators
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.types import Batch
+from fashion_lit.evaluation.figures import pictures_figure
+from fashion_lit.evaluation.tables import confusion_matrix_figure
 from fashion_lit.models.build import build_classifier
-from fashion_lit.training.build import draw_confusions, draw_pictures
 from stopwatch import device_name, milliseconds, wait
 
 NUM_PROFILED_STEPS = 20
@@ -154,7 +156,9 @@ def drawing_time(effort: Effort) -> float:
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
 
         def draw() -> None:
-            writer.add_figure("confusion", draw_confusions(confusion), 0)
-            writer.add_figure("pictures", draw_pictures(images, labels, probabilities), 0)
+            writer.add_figure("confusion", confusion_matrix_figure(confusion, CLASS_NAMES), 0)
+            writer.add_figure(
+                "pictures", pictures_figure(images, labels, probabilities, CLASS_NAMES), 0
+            )
 
         return milliseconds(draw, effort.num_drawings)

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.data.randomness import generator
-from fashion_lit.data.sources.fashion_mnist import CLASS_TAGS
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES, CLASS_TAGS
 from fashion_lit.evaluation.curves import TEST_GROUP, read_curves
 from fashion_lit.evaluation.figures import class_curves_figure, surest_mistakes
 from fashion_lit.runs.directory import RunDirectory
@@ -29,7 +29,7 @@ from fashion_lit.training.tensorboard import ValidationPictures, gradient_scale
 
 
 def test_the_most_confident_mistakes_of_all_batches_are_kept() -> None:
-    callback = ValidationPictures(*[lambda *arguments: None] * 3)  # type: ignore[arg-type]
+    callback = ValidationPictures()
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), is_global_zero=True)
     images = torch.rand(100, 1, 28, 28, generator=generator(0))
     labels = torch.randint(0, 10, (100,), generator=generator(1))
@@ -40,7 +40,7 @@ def test_the_most_confident_mistakes_of_all_batches_are_kept() -> None:
         callback.on_validation_batch_end(trainer, nn.Module(), {"logits": logits[part]}, batch, 0)  # type: ignore[arg-type]
     expected = surest_mistakes(logits.softmax(1), labels, callback.NUM_PICTURES)
     kept = callback._mistakes
-    assert torch.equal(kept[0], images[expected, 0])
+    assert torch.equal(kept[0], images[expected])
     assert torch.equal(kept[1], labels[expected])
 
 
@@ -80,7 +80,9 @@ def test_the_scores_of_classes_are_drawn_in_ten_colours(finished_run: RunDirecto
     for color in TABLEAU_COLORS.values():
         assert np.abs(pixels - to_rgb(color)).max(1).min() < 0.01, color
     curves = {tag: [(0, 0.1 * i), (1, 0.5)] for i, tag in enumerate(CLASS_TAGS)}
-    figure = class_curves_figure({f"val/f1/{tag}": curve for tag, curve in curves.items()})
+    figure = class_curves_figure(
+        {f"val/f1/{tag}": curve for tag, curve in curves.items()}, CLASS_NAMES
+    )
     drawn = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
     assert {tag: list(line.get_ydata()) for tag, line in drawn.items()} == {
         tag: [value for _, value in curve] for tag, curve in curves.items()
