@@ -31,6 +31,7 @@ from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.files import check_writable
+from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.sweeps.ranking import finished_runs
 from fashion_lit.text import align, quote_command
@@ -137,6 +138,7 @@ def load_runs(args: argparse.Namespace) -> list[TrainedRun]:
     if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
         raise UserError("Expected each run once, but one was given twice.")
     models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
+    check_one_data_set((str(model.run.path), model.data) for model in models)
     for model in models if args.weights else ():
         if model.config["data"]["validate_on_test"]:
             refuse_test_images(model.name)
@@ -161,6 +163,7 @@ def find_candidates(paths: Sequence[Path]) -> list[Path]:
             "Expected two finished runs or more to select from, but found "
             f"{len(candidates)} in {', '.join(map(str, paths))}."
         )
+    check_one_data_set((str(run.path), run.data) for run in candidates)
     for run in candidates:
         if run.settings.get("data.validate_on_test"):
             refuse_test_images(run.path.name)
@@ -182,6 +185,9 @@ def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Sp
     splits: list[Split] = [s for s in chosen[0] if all(s in other for other in chosen)]
     if not splits:
         raise UserError("Expected runs that evaluate on a common split; choose one with --split.")
+    for model in models if "test" in splits else ():
+        if not model.datamodule.source.num_test:
+            raise UserError(f"Expected test images, but the data of {model.name} have none.")
     if wanted is None and "test" not in splits:
         print("The test set stays closed because of test=false; use --split test to open it.")
     return splits

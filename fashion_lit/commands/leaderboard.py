@@ -19,6 +19,7 @@ from typing import Any
 from fashion_lit.config.command_line import CommandParser, positive_number
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
+from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
@@ -28,6 +29,7 @@ from fashion_lit.text import did_you_mean, quote_command, quote_value
 
 TEST_RECORD = "test_opened.json"
 MAX_FOLDERS = 8  # named where one is to be chosen
+MAX_CLASSES = 12  # named in a message
 
 
 @with_exit_codes
@@ -80,6 +82,7 @@ def show(sweep_dir: Path, metric: str, args: argparse.Namespace) -> list[Entry]:
     runs = read_runs(sweep_dir)
     if not any(run.settings for run in runs):
         raise UserError(describe_folders(sweep_dir))
+    check_one_data_set((str(run.path), run.data) for run in runs if run.settings)
     known = sorted({name for run in runs for name in run.metrics if not name.startswith("test/")})
     if known and metric not in known:
         hint = did_you_mean(metric, known) or "."
@@ -110,7 +113,8 @@ def describe_metrics(names: Sequence[str]) -> str:
     kinds = dict.fromkeys(f"{kind}/CLASS" for kind, _, _ in by_class)
     text = ", ".join([*(name for name in names if name.count("/") < 2), *kinds])
     classes = dict.fromkeys(name for _, _, name in by_class)
-    return f"{text}, where CLASS is {', '.join(classes)}" if classes else text
+    named = [*list(classes)[:MAX_CLASSES], *(["…"] if len(classes) > MAX_CLASSES else [])]
+    return f"{text}, where CLASS is {', '.join(named)}" if classes else text
 
 
 def describe_folders(folder: Path) -> str:

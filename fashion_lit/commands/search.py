@@ -21,9 +21,11 @@ from fashion_lit.config.compose import hydra_errors_for_users
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import with_config_dirs
 from fashion_lit.errors import UserError, with_exit_codes
+from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launch import build_launcher, repeat_command, sweep_directory
 from fashion_lit.sweeps.pruning import METRIC, PRUNERS, STUDY_FILE, load_study
+from fashion_lit.sweeps.ranking import read_runs
 from fashion_lit.sweeps.space import check_corners, read_space
 from fashion_lit.sweeps.study import SAMPLERS, Trials, check_same_search
 from fashion_lit.text import quote_command
@@ -65,6 +67,7 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = load_study(sweep_dir / STUDY_FILE, args.pruner)
     check_same_search(study, space, fixed)
+    check_one_data_set((str(run.path), run.data) for run in read_runs(sweep_dir))
     trials = Trials(
         study,
         space,

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file, event_files, is_part, write_atomically
+from fashion_lit.runs.data_records import read_data, text_of_data
 from fashion_lit.runs.records import (
     STATUS_DIGEST,
     State,
@@ -51,6 +52,7 @@ class RunDirectory:
         self.config_file = path / "config.yaml"
         self.status_file = path / "status.json"
         self.metrics_file = path / "metrics.json"
+        self.data_file = path / "data.json"
         self.lock_file = path / ".lock"
         self.checkpoint_dir = path / "checkpoints"
         self.best_checkpoint = self.checkpoint_dir / "best.ckpt"
@@ -173,6 +175,11 @@ class RunDirectory:
         return metrics
 
     @property
+    def data(self) -> dict[str, Any] | None:
+        """What `describe_data` recorded, None if nothing; raises UserError if it is damaged."""
+        return read_data(self.data_file) if self.data_file.exists() else None
+
+    @property
     def status(self) -> dict[str, Any]:
         """The recorded status, or {} if there is none or it is damaged.
 
@@ -195,17 +202,6 @@ class RunDirectory:
             return bool(self.config) and "val/accuracy" in self.metrics
         except UserError:
             return False
-
-    def changed_files(self) -> list[str]:
-        """Describe the files of a finished run's result that are missing or were changed since."""
-        found = []
-        for name, digest in self.status.get("files", {}).items():
-            path = self.path / name
-            if not path.is_file():
-                found.append(f"{name} is missing")
-            elif digest_of_file(path) != digest:
-                found.append(f"{name} was changed")
-        return found
 
     def write_status(
         self,
@@ -243,6 +239,10 @@ class RunDirectory:
             }
         status[STATUS_DIGEST] = digest_of_object(status)
         write_atomically(self.status_file, json.dumps(status, indent=2) + "\n")
+
+    def write_data(self, data: Mapping[str, Any]) -> None:
+        """Write the record of the run's data."""
+        write_atomically(self.data_file, text_of_data(data))
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics, replacing existing ones."""

@@ -23,6 +23,7 @@ from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.files import has_right_digest
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.data_records import DATA, find_problem_of_data
 
 # The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
 RECORD = "run"
@@ -78,6 +79,8 @@ def find_problem(checkpoint: Any) -> str | None:
         return "was not written by it"
     try:
         record = checkpoint[RECORD]
+        if DATA in record and (problem := find_problem_of_data(record[DATA])) is not None:
+            return f"has no record of its data, because {problem}"
         config, epochs_done = record["config"], int(record["epochs_done"])
         max_epochs = int(config["trainer"]["max_epochs"])
         if not 0 <= epochs_done <= max_epochs or int(record["steps_done"]) < 0:

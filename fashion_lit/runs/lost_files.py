@@ -1,4 +1,4 @@
-"""Notice files of a run that were lost or changed, before the run goes on.
+"""Notice files of a run, and data, that were lost or changed, before the run goes on.
 
 A run goes on if its result stays the same, and is refused otherwise.
 """
@@ -12,9 +12,12 @@ from typing import Any
 
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of, digest_of_file
+from fashion_lit.runs.data_records import DATA, check_same_data, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD, read_checkpoint
 from fashion_lit.text import quote_command, quote_if_needed
+
+RESTORE = "restore them, or start another run with these"  # data that were changed
 
 
 def restore_config(run: RunDirectory) -> None:
@@ -32,6 +35,45 @@ def restore_config(run: RunDirectory) -> None:
             f"Expected the settings of a run in {run.config_file}, but the file is missing or "
             "damaged, and no checkpoint has them; restore it, or use another directory."
         )
+
+
+def restore_data(run: RunDirectory) -> Mapping[str, Any] | None:
+    """Return what a run recorded of its data, None if nothing; the caller holds its lock.
+
+    A missing or damaged data.json is rewritten from the newest checkpoint that has the record.
+    """
+    with suppress(UserError):
+        if run.data is not None:
+            return run.data
+    for path in (run.last_checkpoint, run.previous_checkpoint, run.best_checkpoint):
+        with suppress(UserError):
+            if (recorded := read_checkpoint(path)[RECORD].get(DATA)) is not None:
+                run.write_data(recorded)
+                print(f"{run.data_file} was missing or damaged; {path.name} has restored it.")
+                return recorded
+    return None
+
+
+def keep_data(run: RunDirectory, found: Mapping[str, Any], *, write: bool) -> None:
+    """Record the data of a run that begins, or compare them with those recorded.
+
+    Raises UserError if they differ. A damaged record is replaced.
+
+    Args:
+        run: the run.
+        found: its data, as in `describe_data`.
+        write: whether to write the record if there is none.
+    """
+    try:
+        recorded = run.data
+    except UserError as error:
+        recorded = None
+        if write:
+            print(f"{error} It is written again.", file=sys.stderr)
+    if recorded is not None and not is_known_by_settings(run.config):
+        check_same_data(recorded, found, f"the run in {run.path}", RESTORE)
+    elif recorded is None and write:
+        run.write_data(found)
 
 
 def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
@@ -67,6 +109,18 @@ def check_recorded_files(run: RunDirectory, record: Mapping[str, Any]) -> None:
     )
 
 
+def changed_files(run: RunDirectory) -> list[str]:
+    """Describe the files of a finished run's result that are missing or were changed since."""
+    found = []
+    for name, digest in run.status.get("files", {}).items():
+        path = run.path / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif digest_of_file(path) != digest:
+            found.append(f"{name} was changed")
+    return found
+
+
 def check_result(run: RunDirectory) -> None:
     """Raise UserError unless a finished run's files are as they were written.
 
@@ -74,7 +128,7 @@ def check_result(run: RunDirectory) -> None:
     their loss is only announced.
     """
     last = run.last_checkpoint.relative_to(run.path).as_posix()
-    changed = [text for text in run.changed_files() if not text.startswith(run.metrics_file.name)]
+    changed = [text for text in changed_files(run) if not text.startswith(run.metrics_file.name)]
     if lost := [text for text in changed if text != f"{last} is missing"]:
         raise UserError(
             f"Expected the files of the finished run in {run.path} as it wrote them, but "

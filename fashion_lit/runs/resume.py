@@ -249,7 +249,7 @@ def open_run(run: RunDirectory, config: Config) -> Restart | None:
     check_resumable(recorded, config, f"the run in {run.path}", run.path)
     if is_trained(run, config):
         check_result(run)
-        if run.is_complete and (not config["test"] or "test/accuracy" in run.metrics):
+        if is_done(run, config):
             return None
     if before.get("state") == "running":
         print(
@@ -275,6 +275,12 @@ def is_trained(run: RunDirectory, config: Config) -> bool:
     """Return whether a run is finished and `config` asks for no more epochs."""
     more_epochs = config["trainer"]["max_epochs"] > run.config["trainer"]["max_epochs"]
     return run.status.get("state") == "finished" and not more_epochs
+
+
+def is_done(run: RunDirectory, config: Config) -> bool:
+    """Return whether nothing is left to do: a run is trained and, if `config` says so, tested."""
+    is_tested = run.is_complete and (not config["test"] or "test/accuracy" in run.metrics)
+    return is_tested and is_trained(run, config)
 
 
 def restart_from(source: Path) -> Restart:

@@ -18,11 +18,13 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import digest_of
 from fashion_lit.runs.checkpoints import (
     check_finite,
+    environment,
     gather_running_metrics,
+    processor,
     restart_loops,
     restore_running_metrics,
 )
-from fashion_lit.runs.environment import environment, processor
+from fashion_lit.runs.data_records import DATA, describe_data
 from fashion_lit.runs.integrity import HAS_DIGEST, IS_RESUMABLE, RECORD
 from fashion_lit.runs.logger import EventFiles, flush_events
 from fashion_lit.runs.signals import StopSignals
@@ -190,6 +192,7 @@ class ResumeCheckpoints(L.Callback):
         checkpoint[RECORD] = {
             HAS_DIGEST: True,
             "config": self.config,
+            DATA: describe_data(_datamodule(trainer)),
             "epochs_done": epochs_done,
             "steps_done": trainer.global_step,
             "environment": environment(trainer),

@@ -17,6 +17,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file, write_atomically
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.distillation import Teacher
+from fashion_lit.runs.data_records import DATA, identity_of
 from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.runs.initial_weights import saw_validation_images
 from fashion_lit.runs.integrity import RECORD, check_fits, read_checkpoint
@@ -93,11 +94,12 @@ def check_teachers(config: Config, record: Mapping[str, Any]) -> None:
             )
         checkpoint = read_checkpoint(source)
         build_teacher(checkpoint, source)
-        name, expected = checkpoint[RECORD]["config"]["data"]["name"], config["data"]["name"]
-        if name != expected:
+        theirs = identity_of(checkpoint[RECORD]["config"], checkpoint[RECORD].get(DATA))
+        ours = identity_of(config)  # None for data that have to be loaded; they are compared then
+        if ours is not None and (theirs is None or theirs.key != ours.key):
             raise UserError(
-                f"Expected a teacher of data={expected}, but {place} was trained on {name}; choose "
-                "another teacher."
+                f"Expected a teacher that was trained on {ours.text}, but {place} was trained on "
+                f"{theirs.text if theirs else 'other data'}; choose another teacher."
             )
         digest = digest_of_file(source)
         if digest in digests:
@@ -106,6 +108,24 @@ def check_teachers(config: Config, record: Mapping[str, Any]) -> None:
                 "leave out one of them."
             )
         digests[digest] = place
+
+
+def records_of_sources(config: Config) -> dict[str, tuple[Mapping[str, Any] | None, str]]:
+    """Return which data the checkpoints recorded that a new run continues and learns from.
+
+    By their names in a message, each with what to do if the run's data are others; None for one
+    that recorded none.
+    """
+    records = {}
+    if config["ckpt_path"] is not None:
+        recorded = read_checkpoint(Path(config["ckpt_path"]))[RECORD].get(DATA)
+        remedy = "restore them, or start from its weights alone with init_from"
+        records[f"the checkpoint {config['ckpt_path']}"] = (recorded, remedy)
+    for place in config.get("teacher") or ():
+        with suppress(UserError):  # gone, but there may be a copy, or it is reported later
+            recorded = read_checkpoint(checkpoint_of(place))[RECORD].get(DATA)
+            records[f"the teacher {place}"] = (recorded, "choose another teacher")
+    return records
 
 
 def find_source(config: Config, number: int, record: Mapping[str, Any]) -> Path | None:

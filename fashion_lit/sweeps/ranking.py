@@ -18,6 +18,7 @@ from typing import Any
 from fashion_lit.config.settings import flatten, is_result_neutral
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.statistics import student_interval
+from fashion_lit.runs.data_records import DataIdentity, identity_of, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.text import one_line, shorten
 
@@ -38,6 +39,7 @@ class Run:
         state: the state in `status.json`; "killed" if that is "running" but no process trains the
             run, "damaged" if the directory cannot be read.
         note: the progress of an unfinished run, or the reason for a failure.
+        data: the identity of its data; None if they are not known, as before its training.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Run:
     metrics: Mapping[str, float]
     state: str
     note: str = ""
+    data: DataIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ def read_run(folder: Path) -> Run:
         note = "" if state == "finished" else _describe_progress(status, config)
         if state == "running" and not run.is_locked():
             state = "killed"
-        return Run(folder, settings, metrics, state, note)
+        data = identity_of(config, None if is_known_by_settings(config) else run.data)
+        if state == "finished" and data is None:
+            return Run(folder, {}, {}, "damaged", _without_data(run))
+        return Run(folder, settings, metrics, state, note, data)
     except (UserError, OSError) as error:
         return Run(folder, {}, {}, "damaged", str(error))
 
@@ -122,6 +128,11 @@ def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         else:
             finished.append(run)
     return finished, others
+
+
+def _without_data(run: RunDirectory) -> str:
+    name = run.data_file.name
+    return f"no {name}, so its data are not known; it is written by {run.resume_command}"
 
 
 def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:

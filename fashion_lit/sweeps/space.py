@@ -9,8 +9,9 @@ from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import SPACES, parse_override
 from fashion_lit.config.names import check_names
 from fashion_lit.config.overrides import check_mode, expand, prepare_overrides
-from fashion_lit.config.schema import check
+from fashion_lit.config.schema import check, keyword_fields
 from fashion_lit.config.settings import Config
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
 from fashion_lit.runs.initial_weights import with_settings_of_source
 
@@ -38,8 +39,19 @@ def read_space(
             "Expected a setting to search, such as space=lr_batch_size or "
             "'optimizer.lr=tag(log,interval(1e-2,1))', but every setting has one value."
         )
+    if chosen := [key for key in space if decides_data(key)]:
+        raise UserError(
+            f"Expected trials on the same data, but `{chosen[0]}` decides what the images are, so "
+            "their accuracies could not be compared; give it one value."
+        )
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     return space, [*fixed, "++test=false"]
+
+
+def decides_data(key: str) -> bool:
+    """Return whether a setting decides what the images are, not how they are split or used."""
+    group, _, rest = key.partition(".")
+    return group == "data" and rest.split(".")[0] not in keyword_fields(FashionMNISTDataModule)
 
 
 def check_corners(

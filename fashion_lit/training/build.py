@@ -20,7 +20,7 @@ from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.runs.teachers import copies_in
-from fashion_lit.training.callbacks import KeyedDropout, Teaching, TrainingSpeed
+from fashion_lit.training.callbacks import DataRecord, KeyedDropout, Teaching, TrainingSpeed
 from fashion_lit.training.device import (
     check_devices,
     choose_precision,
@@ -92,6 +92,7 @@ def build_callbacks(config: Config, run: RunDirectory) -> list[L.Callback]:
     """Build the callbacks that log, display and keep the best epoch; `build_trainer` adds more."""
     speed = TrainingSpeed()
     callbacks: list[L.Callback] = [
+        DataRecord(run),
         KeyedDropout(config["seed"]),
         speed,
         TerminalTable(speed, show_bar=config["trainer"].get("enable_progress_bar", True)),

@@ -12,11 +12,15 @@ import torch
 from tqdm import tqdm
 from typing_extensions import override
 
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.randomness import seed_default_generators
 from fashion_lit.evaluation.curves import DIVERGED, smoothed_at
 from fashion_lit.files import digest_of_file
 from fashion_lit.models.distillation import Distillation
+from fashion_lit.runs.data_records import describe_data
+from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD
+from fashion_lit.runs.lost_files import keep_data
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.runs.teachers import DIGESTS, load_teacher
 
@@ -35,6 +39,24 @@ class KeyedDropout(L.Callback):
     ) -> None:
         keys = (trainer.current_epoch, batch_idx, trainer.global_rank)
         seed_default_generators(self.seed, DROPOUT_STREAM, *keys)
+
+
+class DataRecord(L.Callback):
+    """Records what data a run trains on, or refuses data other than those recorded.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            datamodule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            assert isinstance(datamodule, FashionMNISTDataModule)
+            keep_data(self.run, describe_data(datamodule), write=trainer.is_global_zero)
 
 
 class Teaching(L.Callback):

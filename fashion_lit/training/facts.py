@@ -19,6 +19,7 @@ from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.evaluation.page import Evaluation, Result, RunFacts
 from fashion_lit.files import event_files
 from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.lost_files import changed_files
 from fashion_lit.text import quote_command
 from fashion_lit.training.ensembles import TrainedEnsemble
 from fashion_lit.training.inference import TrainedRun
@@ -66,7 +67,7 @@ def describe_evaluation(
             "The best epoch was selected on the test images, so the scores are optimistic."
         )
     for model in models if single else ():
-        changed = [text for text in model.run.changed_files() if text.startswith("events.")]
+        changed = [text for text in changed_files(model.run) if text.startswith("events.")]
         notices += [f"{text} since the run finished, so curves may be short." for text in changed]
     architectures = sorted({model.architecture for model in models})
     num_parameters = [

@@ -24,6 +24,14 @@ from fashion_lit.errors import UserError
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.data_records import (
+    DATA,
+    DataIdentity,
+    check_same_data,
+    describe_data,
+    identity_of,
+    is_known_by_settings,
+)
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD, check_fits, read_checkpoint
 from fashion_lit.runs.resume import find_restart
@@ -63,6 +71,14 @@ class TrainedRun:
         return self.run.path.absolute().name
 
     @property
+    def data(self) -> DataIdentity:
+        """The identity of its data."""
+        known = is_known_by_settings(self.config)
+        identity = identity_of(self.config, None if known else describe_data(self.datamodule))
+        assert identity is not None
+        return identity
+
+    @property
     def architecture(self) -> str:
         """The network's name."""
         return network_name(self.config)
@@ -95,6 +111,13 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
     classifier.load_state_dict(saved["state_dict"])
     datamodule.prepare_data()
     datamodule.setup()
+    recorded = record.get(DATA)
+    if recorded is not None and not is_known_by_settings(config):
+        remedy = "restore those it was trained on"
+        check_same_data(recorded, describe_data(datamodule), f"the run in {run.path}", remedy)
+    classifier = build_classifier(config)
+    check_fits(saved, classifier, path)
+    classifier.load_state_dict(saved["state_dict"])
     available, device_notice = with_available_devices(config)
     accelerator = resolve_accelerator(available["trainer"].get("accelerator", "auto"))
     notice = " ".join(filter(None, (notice, device_notice)))

@@ -12,22 +12,26 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config, network_name
+from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.build import build_classifier
+from fashion_lit.runs.data_records import check_same_data, describe_data, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import load_initial_weights
 from fashion_lit.runs.logger import RunLogger
+from fashion_lit.runs.lost_files import RESTORE, restore_data
 from fashion_lit.runs.records import State
 from fashion_lit.runs.resume import (
     CHECKPOINT_VARIABLE,
     RUN_DIR_VARIABLE,
     Restart,
     find_best,
+    is_done,
     open_run,
     restart_from_environment,
 )
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.runs.teachers import copies_in
+from fashion_lit.runs.teachers import copies_in, records_of_sources
 from fashion_lit.training.build import (
     build_datamodule,
     build_trainer,
@@ -74,6 +78,7 @@ def run_and_record(
     config: Config, run: RunDirectory, signals: StopSignals, more_callbacks: Sequence[L.Callback]
 ) -> None:
     """Start or resume a run in its first process, and record how it ends."""
+    datamodule = load_recorded_data(config, run)
     restart = open_run(run, config)
     if restart is None:
         print_finished(run)
@@ -81,7 +86,7 @@ def run_and_record(
     os.environ[RUN_DIR_VARIABLE] = str(run.path)
     os.environ[CHECKPOINT_VARIABLE] = str(restart.checkpoint or "")
     try:
-        train(config, run, restart, signals, more_callbacks)
+        train(config, run, restart, signals, more_callbacks, datamodule)
     except Stopped as stop:
         record_status(run, "interrupted", stop.name)
         status = run.status
@@ -106,6 +111,29 @@ def run_and_record(
     record_status(run, "finished")
     for path in (run.previous_checkpoint, *copies_in(run, config)):  # only needed to resume
         path.unlink(missing_ok=True)
+
+
+def load_recorded_data(config: Config, run: RunDirectory) -> FashionMNISTDataModule | None:
+    """Load a run's data if the run or its sources have recorded them, and compare them.
+
+    Nothing of the run is changed yet, except that a lost data.json is restored. Returns None if
+    nothing is recorded or left to do, or if the settings alone decide what the data are. Raises
+    UserError if the data were changed.
+    """
+    recorded = restore_data(run) if run.exists else None
+    if is_known_by_settings(config) or (run.exists and is_done(run, config)):
+        return None
+    own = {f"the run in {run.path}": (recorded, RESTORE)}
+    records = own if run.exists else records_of_sources(config)
+    if not any(record for record, _ in records.values()):
+        return None
+    datamodule = build_datamodule(with_available_devices(config)[0])
+    datamodule.prepare_data()
+    datamodule.setup()
+    for owner, (record, remedy) in records.items():
+        if record is not None:
+            check_same_data(record, describe_data(datamodule), owner, remedy)
+    return datamodule
 
 
 def describe(error: Exception) -> str:
@@ -155,15 +183,19 @@ def train(
     restart: Restart,
     signals: StopSignals,
     more_callbacks: Sequence[L.Callback],
+    datamodule: FashionMNISTDataModule | None = None,
 ) -> None:
-    """Fit, validate the best checkpoint, test it if `test`, and write the metrics."""
+    """Fit, validate the best checkpoint, test it if `test`, and write the metrics.
+
+    `datamodule` is the run's, if its images are loaded already.
+    """
     silence_known_messages()
     tune_malloc()
     # Changes the devices only for a test: a training without its devices was refused earlier.
     config, device_notice = with_available_devices(config)
     if device_notice:
         print(device_notice)
-    datamodule = build_datamodule(config)
+    datamodule = datamodule or build_datamodule(config)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
     notice = ""

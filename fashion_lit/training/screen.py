@@ -11,8 +11,8 @@ from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.runs.checkpoints import environment
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.teachers import copies_in, describe_teachers
 from fashion_lit.text import quote_command

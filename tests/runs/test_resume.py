@@ -20,8 +20,8 @@ from fashion_lit.config.compose import amend
 from fashion_lit.config.settings import check_resumable, differences
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import with_digest
+from fashion_lit.runs.checkpoints import environment
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.runs.environment import environment
 from fashion_lit.runs.resume import find_restart
 from fashion_lit.runs.resume_checkpoints import ResumeCheckpoints
 from fashion_lit.sweeps.jobs import fingerprint

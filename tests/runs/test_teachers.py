@@ -247,7 +247,10 @@ def test_values_of_a_sweep_are_teachers_of_their_own(
         (["teacher=[RUN,RUN/checkpoints/best.ckpt]"], "Expected each teacher once"),
         (["teacher=EMPTY"], "has no best epoch yet"),
         (["teacher=DAMAGED"], "Expected a checkpoint, but "),
-        (["teacher=RUN", "data=fashion_mnist"], "Expected a teacher of data=fashion_mnist"),
+        (
+            ["teacher=RUN", "data=fashion_mnist"],
+            "Expected a teacher that was trained on Fashion-MNIST",
+        ),
         (["teacher=RUN", "distillation.weight=0"], "`distillation.weight` to be greater than 0"),
         (["teacher=RUN", "distillation.weight=1.5"], "`distillation.weight`"),
         (["teacher=RUN", "distillation.temperature=0"], "`distillation.temperature`"),
