@@ -104,7 +104,7 @@ def read_run(folder: Path) -> Run:
         if state == "running" and not run.is_locked():
             state = "killed"
         data = identity_of(config, None if is_known_by_settings(config) else run.data)
-        if state == "finished" and data is None:
+        if state == "finished" and data is None and config.get("data", {}).get("name"):
             return Run(folder, {}, {}, "damaged", _without_data(run))
         return Run(folder, settings, metrics, state, note, data)
     except (UserError, OSError) as error:

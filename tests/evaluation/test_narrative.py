@@ -78,3 +78,12 @@ def test_the_losses_of_the_curves_are_told_from_the_log_loss() -> None:
         "The losses in the curves are not the log-loss: they include label smoothing of 0.1, with "
         "which no loss can be less than 0.500."
     )
+
+
+def test_a_hundred_names_are_no_sentence() -> None:
+    names = [f"class {i}" for i in range(100)]
+    probabilities = torch.eye(100)[[0] * 50]
+    text = "\n".join(describe(score(probabilities, torch.arange(50), names), "val"))
+    assert "Never predicted: class 1, class 2, " in text
+    assert "class 10, 39 more." in text
+    assert "class 59, 40 more." in text  # of those without images

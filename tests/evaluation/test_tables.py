@@ -6,7 +6,11 @@ from sklearn.metrics import classification_report as sklearn_report
 from fashion_lit.data.randomness import generator
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.metrics import confusion_matrix
-from fashion_lit.evaluation.tables import classification_report, confusion_matrix_figure
+from fashion_lit.evaluation.tables import (
+    NUM_WORST,
+    classification_report,
+    confusion_matrix_figure,
+)
 
 
 @pytest.mark.parametrize("num_images", [40, 5000])
@@ -53,3 +57,18 @@ def test_mistakes_have_their_own_colours_and_every_number_is_readable(largest: i
         column, row = (round(place) for place in text.get_position())
         pair = sorted([luminance(tuple(colors[row, column])), luminance(to_rgb(text.get_color()))])
         assert (pair[1] + 0.05) / (pair[0] + 0.05) > 4.5  # WCAG 2, AA
+
+
+def test_the_report_of_many_classes_has_the_worst_ones() -> None:
+    names = [f"class {i}" for i in range(60)]
+    confusion = torch.diag(torch.arange(60.0) + 1)
+    confusion[:, 0] += 5
+    confusion[0, 0] = 1
+    rows = classification_report(confusion, names, max_rows=50).splitlines()
+    listed = [row.split()[:2] for row in rows[2 : 2 + NUM_WORST]]
+    assert listed == [["class", str(i)] for i in range(NUM_WORST)]
+    assert rows[2 + NUM_WORST].split() == ["…", "50", "classes", "with", "a", "higher", "F1"]
+    whole = classification_report(confusion, names).splitlines()
+    assert len(whole) == len(rows) + 49  # 50 rows instead of one
+    assert whole[-3:] == rows[-3:]
+    assert classification_report(confusion, names, max_rows=60).splitlines() == whole
