@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fashion_lit.config.compose import adopt
 from fashion_lit.config.groups import parse_override
+from fashion_lit.config.schema import keyword_fields
 from fashion_lit.config.schema import source_of as image_source_of
 from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute, network_name
+from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
@@ -70,30 +73,32 @@ def check_initial_weights(config: Config) -> None:
     with torch.device("meta"):  # shapes alone
         classifier = build_classifier(config, images.class_names, images.channels)
     if source is not None:
-        initial_weights(read_checkpoint(source), classifier.network, source, network_name(config))
+        initial_weights(read_checkpoint(source), classifier, source, network_name(config))
     elif isinstance(classifier, TransferClassifier):
         with warnings.catch_warnings(action="ignore"):  # nothing is copied to the meta device
             classifier.copy_weights(load_pretrained(classifier.backbone, weights))
 
 
 def initial_weights(
-    checkpoint: Mapping[str, Any], network: nn.Module, source: Path, name: str
+    checkpoint: Mapping[str, Any], classifier: ImageClassifier, source: Path, name: str
 ) -> dict[str, Tensor]:
     """Return the weights and buffers of a checkpoint for a network, averaged ones if it has them.
 
-    The last layer is left out if it has another number of classes. Raises UserError for weights of
-    another network.
+    The last layer is left out if it is for other classes. Raises UserError for weights of another
+    network.
 
     Args:
         checkpoint: contents of the file.
-        network: network that will hold them; may be on the meta device.
+        classifier: its network will hold them; may be on the meta device.
         source: the file.
         name: the network's name.
     """
     saved = checkpoint["state_dict"]
     prefix = "average." if has_average(checkpoint) else "network."
     found = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    expected = network.state_dict()
+    expected = classifier.network.state_dict()
+    known = checkpoint.get("hyper_parameters", {})
+    same_classes = tuple(known.get("class_names", CLASS_NAMES)) == classifier.class_names
     last = [key for key in expected if not key.endswith(("_mean", "_var", "_tracked"))][-1]
     head = last.rpartition(".")[0] + "."
     if all(
@@ -102,13 +107,19 @@ def initial_weights(
         if key.startswith(head)
     ):
         for key in [k for k in expected if k.startswith(head)]:
-            if found[key].shape != expected[key].shape:
+            if not same_classes or found[key].shape != expected[key].shape:
                 del found[key], expected[key]
     wrong = [
         key
         for key in {**expected, **found}
         if key not in found or key not in expected or found[key].shape != expected[key].shape
     ]
+    channels = (known.get("in_channels", 1), classifier.hparams["in_channels"])
+    if wrong and channels[0] != channels[1]:
+        raise UserError(
+            f"Expected weights for images of {channels[1]} channel(s), as in this run's data, for "
+            f"`init_from`, but {source} has those for {channels[0]}; choose another."
+        )
     if wrong:
         theirs = network_name(checkpoint[RECORD]["config"])
         raise UserError(
@@ -130,7 +141,7 @@ def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
     source = source_of(config)
     assert source is not None
     checkpoint = read_checkpoint(source)
-    weights = initial_weights(checkpoint, classifier.network, source, network_name(config))
+    weights = initial_weights(checkpoint, classifier, source, network_name(config))
     classifier.start_from(weights)
     averaged = has_average(checkpoint)
     steps = checkpoint[RECORD]["steps_done"]
@@ -150,9 +161,12 @@ def load_initial_weights(classifier: ImageClassifier, config: Config) -> str:
 def saw_validation_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether a run with the `data` settings `before` trained on images that validate now.
 
-    With one seed, fewer validation images are some of the more.
+    With one seed, fewer validation images are some of the more. Settings alone are compared.
     """
-    if before["name"] != now["name"] or now["validate_on_test"]:
+    decisive = {*before, *now} - keyword_fields(FashionMNISTDataModule).keys()
+    if before["name"] == "fashion_mnist":
+        decisive -= {"root", "mirrors"}
+    if any(before.get(key) != now.get(key) for key in decisive) or now["validate_on_test"]:
         return False
     return (
         before["validate_on_test"]

@@ -106,16 +106,13 @@ def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
         )
     in_memory = config | {"data": config["data"] | {"device": "cpu"}}
     datamodule = build_datamodule(in_memory)
-    classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
-    check_fits(saved, classifier, path)
-    classifier.load_state_dict(saved["state_dict"])
     datamodule.prepare_data()
     datamodule.setup()
     recorded = record.get(DATA)
     if recorded is not None and not is_known_by_settings(config):
         remedy = "restore those it was trained on"
         check_same_data(recorded, describe_data(datamodule), f"the run in {run.path}", remedy)
-    classifier = build_classifier(config)
+    classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
     check_fits(saved, classifier, path)
     classifier.load_state_dict(saved["state_dict"])
     available, device_notice = with_available_devices(config)

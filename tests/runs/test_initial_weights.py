@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fashion_lit.commands.train import main
-from fashion_lit.errors import Stopped
+from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import digest_of_file, with_digest
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
@@ -118,9 +118,21 @@ def test_a_last_layer_of_other_classes_starts_anew(finished_run: RunDirectory) -
     checkpoint = read_checkpoint(finished_run.best_checkpoint)
     for prefix in ("network", "average"):
         checkpoint["state_dict"][f"{prefix}.output.weight"] = torch.zeros(7, 256)
-    network = build_classifier(finished_run.config).network
-    weights = initial_weights(checkpoint, network, Path("x"), "fast_cnn")
-    assert network.state_dict().keys() - weights.keys() == {"output.weight"}
+    classifier = build_classifier(finished_run.config)
+    weights = initial_weights(checkpoint, classifier, Path("x"), "fast_cnn")
+    assert classifier.network.state_dict().keys() - weights.keys() == {"output.weight"}
+
+
+def test_ten_other_classes_have_another_last_layer(finished_run: RunDirectory) -> None:
+    checkpoint = read_checkpoint(finished_run.best_checkpoint)
+    classifier = build_classifier(finished_run.config, [f"cat {i}" for i in range(10)])
+    weights = initial_weights(checkpoint, classifier, Path("x"), "fast_cnn")
+    assert classifier.network.state_dict().keys() - weights.keys() == {"output.weight"}
+    del checkpoint["hyper_parameters"]["class_names"]  # an earlier version's
+    assert initial_weights(checkpoint, classifier, Path("x"), "fast_cnn").keys() == weights.keys()
+    colour = build_classifier(finished_run.config, in_channels=3)
+    with pytest.raises(UserError, match=r"images of 3 channel\(s\), .* x has those for 1;"):
+        initial_weights(checkpoint, colour, Path("x"), "fast_cnn")
 
 
 def test_imagenet_weights_do_not_replace_them(train: Train, tmp_path: Path) -> None:
