@@ -70,15 +70,22 @@ def run_job(
     if not is_first_process():  # the first process has locked and opened the run
         train(config, run, restart_from_environment(run, config), signals, more_callbacks)
         return
+    # Before a new run's directory is made, and while that of another is locked.
+    datamodule = None if run.exists else load_recorded_data(config, run)
     with run.lock():
-        run_and_record(config, run, signals, more_callbacks)
+        if run.exists:
+            datamodule = load_recorded_data(config, run)
+        run_and_record(config, run, signals, more_callbacks, datamodule)
 
 
 def run_and_record(
-    config: Config, run: RunDirectory, signals: StopSignals, more_callbacks: Sequence[L.Callback]
+    config: Config,
+    run: RunDirectory,
+    signals: StopSignals,
+    more_callbacks: Sequence[L.Callback],
+    datamodule: FashionMNISTDataModule | None,
 ) -> None:
     """Start or resume a run in its first process, and record how it ends."""
-    datamodule = load_recorded_data(config, run)
     restart = open_run(run, config)
     if restart is None:
         print_finished(run)

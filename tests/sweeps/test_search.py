@@ -55,6 +55,18 @@ def test_every_space_can_be_searched_and_starts_with_its_command(path: Path) -> 
     check_corners(space, fixed)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["data=synthetic,fashion_mnist", "data.num_train=400,500", "data.drawing_seed=range(0,3)"],
+)
+def test_what_decides_the_images_is_not_searched(text: str) -> None:
+    with pytest.raises(UserError, match=r"Expected trials on the same data, but `data") as raised:
+        read_space(["optimizer.lr=interval(0.1,1)", text])
+    assert "\n" not in str(raised.value)
+    for other in ("data.image_size=28,32", "data.val_size=100,200", "data.class_sampling=null"):
+        read_space(["optimizer.lr=interval(0.1,1)", other])
+
+
 def test_drawn_values_depend_on_the_seed_and_earlier_trials() -> None:
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
 
