@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config
 from fashion_lit.data.datamodule import FashionMNISTDataModule
+from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.checkpoints import environment
@@ -29,9 +30,12 @@ def print_start(
     """Print the network, device, precision, seed, data and directory of a run."""
     print(f"{describe_start(name, classifier, datamodule, trainer)}\nin {run_dir}")
     if datamodule.validate_on_test:
+        use = ""
+        if isinstance(datamodule.source, FashionMNIST):
+            use = "; use them only for comparison with course report A"
         print(
             "Warning: data.validate_on_test picks the best epoch on the test set, so the figures "
-            "below are optimistic; use them only for comparison with course report A."
+            f"below are optimistic{use}."
         )
 
 
