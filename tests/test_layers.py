@@ -17,6 +17,7 @@ PACKAGE = Path(fashion_lit.__file__).parent
 # In the order of the table in the README's "How it is built".
 BASE_MODULES = ("__init__", "errors", "files", "text")  # every package may import them
 PACKAGES = (
+    "parts",
     "data",
     "evaluation",
     "models",

@@ -32,8 +32,8 @@ from fashion_lit.data.types import Batch
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.models.optimization import OPTIMIZERS
-from fashion_lit.models.schedules import SCHEDULERS
+from fashion_lit.models.optimization import build_optimizer
+from fashion_lit.models.schedules import build_schedule
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import Restart
 from fashion_lit.runs.signals import StopSignals
@@ -244,11 +244,9 @@ def plain_loop(
     autocast: torch.dtype | None,
 ) -> PlainLoop:
     """Build a plain loop with a configuration's loss, optimizer and learning rate schedule."""
-    settings = dict(config["optimizer"])
-    optimizer = OPTIMIZERS[settings.pop("name")](network, **settings)
-    settings = dict(config["scheduler"])
+    optimizer = build_optimizer(network, config["optimizer"])
     num_steps = num_epochs * steps_per_epoch
-    schedule = SCHEDULERS[settings.pop("name")](optimizer, num_steps, num_epochs, **settings)
+    schedule = build_schedule(optimizer, num_steps, num_epochs, config["scheduler"])
     return PlainLoop(
         network,
         optimizer,

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fashion_lit.config.command_line import CommandParser, positive_integer
+from fashion_lit.config.command_line import CommandParser, add_plugins, positive_integer
 from fashion_lit.config.settings import flatten
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.evaluation.calibration import Calibration, calibrate
@@ -31,6 +31,7 @@ from fashion_lit.evaluation.predictions import Predictions, Split, ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.files import check_writable
+from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.sweeps.ranking import finished_runs
@@ -86,7 +87,14 @@ def main(arguments: list[str]) -> int:
         help="add a run N times, each time the one with which the ensemble is best",
     )
     parser.add_argument("--compare", action="store_true", help="test whether two models differ")
+    add_plugins(parser)
     args = parser.parse_args(arguments)
+    with trusting(args.plugins):
+        return evaluate_runs(args, arguments)
+
+
+def evaluate_runs(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Evaluate the runs that a parsed command line names; return the exit code."""
     silence_known_messages()
     tune_malloc()
     check_arguments(args)

@@ -25,12 +25,13 @@ from fashion_lit.config.compose import (
 )
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import SWEEP, parse_override, with_config_dirs
-from fashion_lit.config.names import check_names
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.config.trainer import check_driver
+from fashion_lit.config.typed import check_names
 from fashion_lit.errors import Stopped, UserError, with_exit_codes
 from fashion_lit.files import check_writable, png, write_atomically
+from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.text import quote_command, shorten
 
@@ -125,6 +126,14 @@ def find(args: argparse.Namespace, signals: StopSignals) -> int:
     overrides = prepare_overrides(typed)
     check_names(overrides)
     (composed,) = compose_jobs(overrides, multirun=False)
+    with trusting(composed["plugins"]):
+        return find_in(composed, overrides, args, signals)
+
+
+def find_in(
+    composed: Config, overrides: Sequence[str], args: argparse.Namespace, signals: StopSignals
+) -> int:
+    """Test the rates with a composed configuration; return the exit code."""
     check_driver(composed)
     check_writable(args.output)
     ignore_foreign_ranks(composed.get("trainer"))

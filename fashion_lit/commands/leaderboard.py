@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fashion_lit.config.command_line import CommandParser, positive_number
+from fashion_lit.config.command_line import CommandParser, add_plugins, positive_number
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
+from fashion_lit.parts.kinds import check_trusted_parts
+from fashion_lit.parts.trust import trusted_plugins, trusting
 from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import read_object
@@ -42,7 +44,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max", action="store_true", help="more is better, of another metric")
     parser.add_argument("--watch", type=positive_number, metavar="SECONDS", help="repeat it")
     parser.add_argument("--evaluate-best", action="store_true", help="test the best run, once")
+    add_plugins(parser)
     args = parser.parse_args(arguments)
+    with trusting(args.plugins):
+        return show_and_test(args)
+
+
+def show_and_test(args: argparse.Namespace) -> int:
+    """Show the leaderboard that a parsed command line asks for; return the exit code."""
     check_arguments(args)
     while True:
         entries = show(args.sweep_dir, args.metric, args)
@@ -139,17 +148,17 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int
     record = sweep_dir / TEST_RECORD
     opened = read_opened(record)
     if opened is None:
-        opened = {
-            "job": choose_run(sweep_dir, entries, metric).path.name,
-            "candidates": len(entries),
-        }
+        chosen = choose_run(sweep_dir, entries, metric)
+        check_trusted_parts(RunDirectory(chosen.path).config)
+        opened = {"job": chosen.path.name, "candidates": len(entries)}
         write_atomically(record, json.dumps(opened, indent=2) + "\n")
     elif "metrics" in opened:
         print(f"\nThe test set was opened before, for {opened['job']}: {opened['metrics']}")
         return 0
     run_dir = sweep_dir / str(opened["job"])
     override = f"run_dir={quote_value(run_dir.absolute().as_posix())}"
-    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
+    trust = f"plugins=[{','.join(trusted_plugins())}]"
+    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true", trust]
     code = subprocess.run(command, check=False).returncode
     if code:
         print(

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_lit.config.command_line import positive_integer
-from fashion_lit.config.compose import hydra_errors_for_users
+from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import with_config_dirs
+from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.errors import UserError, with_exit_codes
+from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.launch import build_launcher, repeat_command, sweep_directory
@@ -60,6 +62,27 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
         raise UserError('Expected Optuna, but it is not installed: pip install -e ".[search]"')
     typed = with_config_dirs(args.overrides, args.config_dir)
     space, fixed = read_space(typed)
+    (base,) = compose_jobs(prepare_overrides(fixed), multirun=False)
+    with trusting(base["plugins"]):
+        return search(args, space, fixed, arguments, signals)
+
+
+def search(
+    args: argparse.Namespace,
+    space: "dict[str, optuna.distributions.BaseDistribution]",
+    fixed: Sequence[str],
+    arguments: Sequence[str],
+    signals: StopSignals,
+) -> int:
+    """Check the search, run its trials and return the exit code.
+
+    Args:
+        args: the parsed command line.
+        space: the distribution of each searched setting.
+        fixed: the overrides that all trials share.
+        arguments: the command line as typed.
+        signals: watched for a request to stop.
+    """
     config = check_corners(space, fixed)
     launcher = build_launcher(config)
     launcher.check([config])

@@ -19,16 +19,17 @@ import hydra
 from fashion_lit.config.compose import (
     compose_jobs,
     hydra_errors_for_users,
-    split_jobs,
+    replaced_settings,
     with_teachers_in_list,
 )
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import CONF_DIR, SWEEP, parse_override, with_config_dirs
-from fashion_lit.config.names import check_names
-from fashion_lit.config.overrides import check_mode, prepare_overrides
+from fashion_lit.config.overrides import prepare_overrides, split_jobs
 from fashion_lit.config.settings import Config, differences, flatten
 from fashion_lit.config.trainer import check_driver
+from fashion_lit.config.typed import check_mode, check_names
 from fashion_lit.errors import Stopped, UserError, with_exit_codes
+from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.signals import StopSignals
 
 # Importing torch takes seconds, so its users are imported after Hydra has accepted the command.
@@ -109,9 +110,11 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
             check_driver(first)
         from fashion_lit.sweeps.launch import launch_sweep
 
-        return launch_sweep(first, overrides, arguments, signals)
+        with trusting(first["plugins"]):
+            return launch_sweep(first, overrides, arguments, signals)
     (composed,) = compose_jobs(overrides, multirun=False)
-    launch_run(composed, overrides, signals)
+    with trusting(composed["plugins"]):
+        launch_run(composed, overrides, signals)
     return 0
 
 
@@ -174,7 +177,8 @@ def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         flags = [f"--cfg={args.cfg}", *(["--resolve"] if args.resolve else [])]
         flags += [f"--package={args.package}"] if args.package else []
     before = sys.argv
-    sys.argv = [before[0], *flags, *with_teachers_in_list(overrides)]
+    removed = [f"~{path}" for path in replaced_settings(overrides)]
+    sys.argv = [before[0], *flags, *with_teachers_in_list(overrides), *removed]
     try:
         task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
         task(lambda _: None)()

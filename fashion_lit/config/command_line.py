@@ -54,6 +54,17 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{text[:1].upper()}{text[1:]}; see {self.prog} --help.")
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add --plugins to a command that loads runs."""
+    parser.add_argument(
+        "--plugins",
+        type=lambda text: text.strip("[]").split(","),
+        default=[],
+        metavar="NAME",
+        help="packages that you trust, so that the runs' own classes may be imported: a,b",
+    )
+
+
 def positive_number(text: str) -> float:
     """Parse a finite number above 0, for `add_argument(type=…)`."""
     try:

@@ -8,15 +8,13 @@
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import product
-from math import ceil, prod
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,17 +22,22 @@ from omegaconf.errors import OmegaConfBaseException
 from fashion_lit.config.groups import (
     CONF_DIR,
     OPTIONAL_GROUPS,
+    SEARCH_PATH,
     choice_files,
     config_dirs,
     is_group,
     parse_override,
+    paths_in,
     set_by_choice,
 )
+from fashion_lit.config.overrides import split_jobs
 from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute
 from fashion_lit.errors import UserError
-from fashion_lit.text import quote_command, shorten
+from fashion_lit.parts.kinds import check_trusted_parts, named_parts, part_fields
+from fashion_lit.parts.trust import trusting
 
-MAX_JOBS = 10_000  # of one multirun
+# Parts whose settings a class that is named by its import path may not know.
+REPLACEABLE = ("optimizer", "scheduler", "model.network")
 # Hydra takes no null for a group that is null by default.
 NOT_CHOSEN = [f"{group}=null" for group in OPTIONAL_GROUPS]
 
@@ -95,49 +98,20 @@ def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:
     return listed
 
 
-def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a multirun: the Cartesian product of all `key=a,b`.
-
-    Raises UserError for a continuous range of values, such as an interval, and unless there are 1
-    to MAX_JOBS jobs.
-    """
-    choices = [_values(override) for override in map(parse_override, overrides)]
-    count = prod(map(len, choices))
-    if count > MAX_JOBS:
-        raise UserError(f"Expected at most {MAX_JOBS:,} jobs, but these values give {count:,}.")
-    return [list(job) for job in product(*choices)]
-
-
-def _values(override: Override) -> list[str]:
-    """Return an override with each of its values."""
-    text = str(override.input_line)
-    if not override.is_sweep_override():
-        return [text]
-    if not override.is_discrete_sweep():
-        typed = text.lstrip("+")
-        raise UserError(
-            f"`{typed}` is a continuous range; with -m, use values such as a,b or range(1,4), or "
-            f"let Optuna choose: {quote_command('fashion-lit', 'search', typed)}."
-        )
-    value = override.value()
-    if isinstance(value, RangeSweep):
-        count = _length(value)
-        if not 0 < count <= MAX_JOBS:
-            raise UserError(
-                f"Expected `{shorten(text.lstrip('+'))}` to give 1 to {MAX_JOBS:,} values, but it "
-                f"gives {count:,}."
-            )
-    key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _length(values: RangeSweep) -> float:
-    """Return the number of values of a range; infinity if its step is 0."""
-    start, stop = values.start or 0, values.stop or 0
-    return max(0, ceil((stop - start) / values.step)) if values.step else float("inf")
+def replaced_settings(overrides: Sequence[str]) -> list[str]:
+    """Return the settings that Hydra composes, but that a class named by import path replaces."""
+    with hydra_errors_for_users(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config, choices = _compose(overrides)
+        kept = paths_in(_with_own_parts(copy.deepcopy(config), choices, overrides))
+    return [path for path in paths_in(config) if path not in kept]
 
 
 def _compose_job(overrides: list[str]) -> Config:
+    return _with_own_parts(*_compose(overrides), overrides)
+
+
+def _compose(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
+    """Return the configuration that Hydra composes, and the chosen YAML file of each group."""
     try:
         chosen = [text for text in overrides if text not in NOT_CHOSEN]
         config = compose("train", overrides=chosen, return_hydra_config=True)
@@ -150,17 +124,55 @@ def _compose_job(overrides: list[str]) -> Config:
     previous = instance.cfg
     instance.set_config(config)  # for interpolations such as ${hydra:runtime.choices.model}
     try:
+        choices = {str(group): choice for group, choice in config.hydra.runtime.choices.items()}
         with open_dict(config):
             del config["hydra"]
-        return to_plain(config)
+        return to_plain(config), choices
     finally:
         instance.cfg = previous
+
+
+def _with_own_parts(config: Config, choices: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Return a composed configuration without what its classes, named by import path, replace.
+
+    Those are the settings that come from the chosen YAML file of another optimizer, schedule or
+    network and that the class does not know; and the name of that network in `run_dir`. What was
+    typed, or set by an experiment, stays, and is refused later if it is unknown.
+
+    Args:
+        config: the configuration.
+        choices: the chosen YAML file of each group, by Hydra.
+        overrides: what it was composed from.
+    """
+    named = {s: name for s, name in named_parts(config).items() if s in REPLACEABLE}
+    if not named:
+        return config
+    typed = {parse_override(text).key_or_group for text in overrides}
+    groups = [f"{s.partition('.')[0]}={choices[s.partition('.')[0]]}" for s in named]
+    places = [text for text in overrides if text.startswith(f"{SEARCH_PATH}=")]
+    before, _ = _compose([*groups, *places])
+    with trusting(config["plugins"]):
+        check_trusted_parts(config)
+        for setting, name in named.items():
+            fields, part = part_fields(setting, name), _look_up(config, setting)
+            replaced = _look_up(before, setting)
+            for key in (
+                replaced.keys() - fields.keys() - {"name"} if replaced["name"] != name else ()
+            ):
+                if f"{setting}.{key}" not in typed and part.get(key) == replaced[key]:
+                    del part[key]
+            _set(config, setting, part)
+    network, run_dir = named.get("model.network"), config["run_dir"]
+    if network and "run_dir" not in typed and isinstance(run_dir, str):
+        start = run_dir.removesuffix(str(choices["model"]))
+        config["run_dir"] = start + network.rpartition(".")[2] if start != run_dir else run_dir
+    return config
 
 
 def to_plain(config: DictConfig) -> Config:
     """Resolve a composed configuration to plain dicts, lists, numbers, strings and None.
 
-    One teacher becomes a list, too, and their paths absolute.
+    One teacher or plugin becomes a list, too, and the teachers' paths absolute.
     """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -171,6 +183,8 @@ def to_plain(config: DictConfig) -> Config:
     if (teachers := settings.get("teacher")) is not None:
         places = teachers if isinstance(teachers, list) else [teachers]
         settings["teacher"] = [absolute(place) for place in places]
+    if isinstance(settings.get("plugins"), str):
+        settings["plugins"] = [settings["plugins"]]
     return settings
 
 

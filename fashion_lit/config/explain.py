@@ -23,6 +23,8 @@ from fashion_lit.text import (
     similarity,
 )
 
+# Errors of types that no plain value can have.
+NOT_PLAIN = ("needs_python_object", "callable_type", "is_instance_of")
 # Other programs' words for settings of this one, whose names have other letters.
 OTHER_WORDS = {
     "epochs": "trainer.max_epochs",
@@ -91,18 +93,35 @@ def explain(
         if path in reserved:
             return f"`{path}` is set by fashion-lit itself; use {reserved[path]} instead."
         return unknown_setting(path, list(_key_paths(schema)))
-    expected = [_expectation(d) for d in details if _locate(config, d["loc"])[0] == path]
-    expectation = " or ".join(dict.fromkeys(expected))
-    if first["type"] == "missing":
-        missing = f"{path}.{first['loc'][-1]}"
+    expected = [
+        _expectation(d)
+        for d in details
+        if _locate(config, d["loc"])[0] == path and d["type"] not in NOT_PLAIN
+    ]
+    expectation = " or ".join(dict.fromkeys(expected)) or "null, as it can be no plain value"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         return (
-            f"Expected a value for `{missing}`, but it is missing; fashion-lit train --cfg job "
-            "shows all settings."
+            f"Expected `{path}` to be a list of at least {first['loc'][-1] + 1} values, but got "
+            f"{shorten(repr(value))}."
         )
+    if first["type"] == "missing":
+        return _describe_missing([d["loc"] for d in details if d["type"] == "missing"])
     literals = [str(d.get("ctx")) for d in details if d["type"] == "literal_error"]
     choices = re.findall(r"'([^']*)'", " ".join(literals))
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"Expected `{path}` to be {expectation}, but got {shorten(repr(value))}{hint or '.'}"
+
+
+def _describe_missing(locations: Sequence[Sequence[int | str]]) -> str:
+    """Return a sentence about all missing settings in the group of the first one."""
+    paths = [".".join(map(str, location)) for location in locations]
+    group = paths[0].rpartition(".")[0]
+    missing = [f"`{path}`" for path in paths if path.rpartition(".")[0] == group]
+    return (
+        f"Expected a value for {' and '.join(missing)}, but "
+        f"{'it is' if len(missing) == 1 else 'they are'} missing; fashion-lit train --cfg job "
+        "shows all settings."
+    )
 
 
 def unknown_setting(path: str, known: Sequence[str]) -> str:

@@ -24,7 +24,9 @@ from fashion_lit.text import quote_value, shorten
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = next(d for d in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if d.is_dir())
 MAIN_FILE = "train.yaml"
-OPTIONAL_GROUPS = ("averaging", "experiment", "debug")
+GLOBAL_GROUPS = ("averaging", "experiment", "debug")  # their files set settings anywhere
+SEVERAL_GROUPS = ("callbacks", "loggers")  # which may have several choices, as in callbacks=[a,b]
+OPTIONAL_GROUPS = (*GLOBAL_GROUPS, *SEVERAL_GROUPS)
 # Groups that Hydra does not compose: search spaces, and overrides of a multirun.
 SPACES = "search"
 SWEEP = "sweep"
@@ -142,7 +144,7 @@ def _check_file(path: Path, group: str) -> None:
     if "hydra" in read_yaml(path):
         raise UserError(f"Expected no settings of Hydra in {path}, which would have no effect.")
     header = PACKAGE_HEADER.search(path.read_text(encoding="utf-8"))
-    if group in OPTIONAL_GROUPS and (header is None or header[1] != "_global_"):
+    if group in GLOBAL_GROUPS and (header is None or header[1] != "_global_"):
         raise UserError(f"Expected {path} to begin with the line `# @package _global_`.")
 
 

@@ -4,9 +4,11 @@ prepare_overrides(["optimizer=adam", "trainer.max_steps=9"])  # […, "++trainer
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import ceil, prod
 from pathlib import Path
 
-from hydra.core.override_parser.types import Glob, Override, QuotedString
+from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
 
 from fashion_lit.config.explain import unknown_setting
 from fashion_lit.config.groups import (
@@ -15,6 +17,7 @@ from fashion_lit.config.groups import (
     OPTIONAL_GROUPS,
     PLACES,
     SEARCH_PATH,
+    SEVERAL_GROUPS,
     SPACES,
     SWEEP,
     choice_files,
@@ -26,10 +29,10 @@ from fashion_lit.config.groups import (
     paths_in,
     read_yaml,
 )
-from fashion_lit.config.settings import is_result_neutral
 from fashion_lit.errors import UserError
-from fashion_lit.text import did_you_mean, quote_value, shorten
+from fashion_lit.text import did_you_mean, quote_command, quote_value, shorten
 
+MAX_JOBS = 10_000  # of one multirun
 # What to use instead of settings of Hydra itself, which only composes the configuration here.
 HYDRA_SETTINGS = {
     "hydra.mode": "-m for a multirun",
@@ -49,6 +52,9 @@ def prepare_overrides(overrides: Sequence[str]) -> list[str]:
     """
     prepared = []
     directories = config_dirs(overrides)
+    keys = {text.lstrip("+").partition("=")[0] for text in overrides}
+    if "data" not in keys and any(key.startswith("data.source.") for key in keys):
+        overrides = ["data=own", *overrides]
     for text in expand(overrides, SWEEP, SWEEP):
         override = parse_override(text)
         key = override.get_key_element().lstrip("+~")
@@ -111,7 +117,9 @@ def check_key(key: str, override: Override) -> None:
 
 def check_deletion(key: str, text: str) -> None:
     """Raise UserError for `~key` of a setting that every run has."""
-    if key.startswith("trainer.") or key in OPTIONAL_GROUPS:
+    if key.startswith(("trainer.", *(f"{group}." for group in SEVERAL_GROUPS))):
+        return
+    if key in OPTIONAL_GROUPS:
         return
     main = read_yaml(CONF_DIR / MAIN_FILE)
     group = main.get(key)
@@ -163,6 +171,8 @@ def chosen_value(
         values = list(override.sweep_string_iterator())
     elif isinstance(value, QuotedString):
         values = [value.text]
+    elif isinstance(value, list) and group in SEVERAL_GROUPS:
+        values = [str(name) for name in value]
     else:
         values = [override.get_value_element_as_str()]
     for name in values:
@@ -171,7 +181,7 @@ def chosen_value(
                 f"Expected `{label}` to be one of {', '.join(known)}, but got {shorten(name)!r}"
                 f"{did_you_mean(name, known, f'{label}=') or '.'}"
             )
-    return ",".join(values)
+    return f"[{','.join(values)}]" if isinstance(value, list) else ",".join(values)
 
 
 def expand(overrides: Sequence[str], word: str, folder: str) -> list[str]:
@@ -210,37 +220,43 @@ def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
-    """Raise UserError for settings of a single run in a multirun, and vice versa."""
-    given = {o.key_or_group: o for o in map(parse_override, overrides)}
-    if multirun and "run_dir" in given:
-        raise UserError(
-            "`run_dir` is the directory of a single run; in a multirun, use sweep_name=NAME, and "
-            "output_root=DIR for the parent of sweeps/NAME."
-        )
-    if not multirun and "sweep_name" in given:
-        raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
-    for key in given:
-        if not multirun and key.split(".")[0] == "launcher":
-            raise UserError(f"`{key}` sets how a multirun starts its jobs; add -m.")
-    if "run_dir" in given and "output_root" in given:
-        raise UserError("`output_root` has no effect beside run_dir; leave out one of them.")
-    if multirun:
-        check_varied(given)
-    if multirun and "test" in given and given["test"].value() is not False:
-        raise UserError(
-            "Expected `test` to be false in a multirun, whose jobs are compared on validation "
-            "images; evaluate the best one with fashion-lit leaderboard --evaluate-best."
-        )
+def split_jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a multirun: the Cartesian product of all `key=a,b`.
+
+    Raises UserError for a continuous range of values, such as an interval, and unless there are 1
+    to MAX_JOBS jobs.
+    """
+    choices = [_values(override) for override in map(parse_override, overrides)]
+    count = prod(map(len, choices))
+    if count > MAX_JOBS:
+        raise UserError(f"Expected at most {MAX_JOBS:,} jobs, but these values give {count:,}.")
+    return [list(job) for job in product(*choices)]
 
 
-def check_varied(given: Mapping[str, Override]) -> None:
-    """Raise UserError for several values of a setting that cannot make jobs of their own."""
-    for key in [key for key, override in given.items() if override.is_sweep_override()]:
-        if key.split(".")[0] == "launcher":
-            raise UserError(f"Expected one value of `{key}` in a multirun, but got several.")
-        if is_result_neutral(key):
+def _values(override: Override) -> list[str]:
+    """Return an override with each of its values."""
+    text = str(override.input_line)
+    if not override.is_sweep_override():
+        return [text]
+    if not override.is_discrete_sweep():
+        typed = text.lstrip("+")
+        raise UserError(
+            f"`{typed}` is a continuous range; with -m, use values such as a,b or range(1,4), or "
+            f"let Optuna choose: {quote_command('fashion-lit', 'search', typed)}."
+        )
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        count = _length(value)
+        if not 0 < count <= MAX_JOBS:
             raise UserError(
-                f"Expected one value of `{key}`, which cannot change a result, so that its values "
-                "would be one job."
+                f"Expected `{shorten(text.lstrip('+'))}` to give 1 to {MAX_JOBS:,} values, but it "
+                f"gives {count:,}."
             )
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _length(values: RangeSweep) -> float:
+    """Return the number of values of a range; infinity if its step is 0."""
+    start, stop = values.start or 0, values.stop or 0
+    return max(0, ceil((stop - start) / values.step)) if values.step else float("inf")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fashion_lit.errors import UserError
+from fashion_lit.parts.kinds import plugins_of
+from fashion_lit.parts.trust import is_import_path
 from fashion_lit.text import quote_command, quote_if_needed, quote_value
 
 # Settings that cannot change the result of a run, so it may resume with different values.
@@ -17,6 +19,7 @@ RESULT_NEUTRAL = (
     "test",
     "checkpoint",
     "tensorboard",
+    "loggers",
     "data.root",
     "data.mirrors",
     "trainer.enable_progress_bar",
@@ -30,8 +33,9 @@ INEXACT_IF_CHANGED = ("trainer.accelerator",)
 # Schedules that do not depend on the run's length, so `trainer.max_epochs` may be raised.
 OPEN_ENDED = ("constant", "step", "plateau")
 
-# Where a run is stored and how it is started; not part of the recorded settings.
-LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher")
+# Where a run is stored, how it is started, and which packages its command trusts; not part of the
+# recorded settings.
+LOCATION_KEYS = ("output_root", "run_dir", "sweep_name", "launcher", "plugins")
 # Settings that runs of earlier versions lack, and the value that these runs have in effect: with it
 # a setting counts as absent, so that their runs and sweeps resume.
 ADDED_SETTINGS = {
@@ -60,6 +64,7 @@ ADDED_SETTINGS = {
     "augment.cutmix": 0.0,
     "augment.until_epoch": None,
     "augment.classes": None,
+    "augment.own": None,
 }
 DATA_LOCATION_KEYS = ("data.root", "data.mirrors")
 
@@ -180,6 +185,14 @@ def init_command(path: Path, settings: Mapping[str, Any]) -> str:
     return quote_command("fashion-lit", "train", place, *typed)
 
 
+def resume_command(run_dir: Path, config: Config) -> str:
+    """Return the command that resumes the run in a directory."""
+    plugins = plugins_of(config)
+    trust = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    place = f"run_dir={quote_if_needed(run_dir.as_posix())}"
+    return quote_command("fashion-lit", "train", place, *trust)
+
+
 def as_override(key: str, value: Any) -> str:
     """Return the override that sets a setting to a plain value, or removes one that is ABSENT.
 
@@ -207,7 +220,9 @@ def may_change(key: str, recorded: Config, wanted: Config) -> bool:
 
 def is_open_ended(config: Config) -> bool:
     """Return whether the rates of a run's first epochs do not depend on their number."""
-    return config["scheduler"]["name"] in OPEN_ENDED and config["model"].get("swa_start") is None
+    name = config["scheduler"]["name"]
+    is_open = name in OPEN_ENDED or is_import_path(name)  # such a class does not know the length
+    return is_open and config["model"].get("swa_start") is None
 
 
 def is_result_neutral(key: str) -> bool:

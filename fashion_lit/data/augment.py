@@ -9,7 +9,7 @@ the random arguments of deterministic functions in `geometry`, `tones`, `trivial
 `mixing`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -74,6 +74,8 @@ class Augment:
         until_epoch: number of epochs with mixup and CutMix; None: all.
         classes: the only classes, by name, whose images get the kinds from `flip` to
             `trivial_augment`; None: all. Erasing and mixing are for all classes.
+        own: a function of the images and a generator, (B, H, W) uint8 to the same, that is applied
+            after erasing.
         class_names: names of all classes of the data, in the order of their labels.
     """
 
@@ -97,6 +99,7 @@ class Augment:
         cutmix: Annotated[Strength, ALPHA] = 0.0,
         until_epoch: PositiveInt | None = None,
         classes: ClassNames = None,
+        own: Callable[[Tensor, Generator], Tensor] | None = None,
         class_names: Sequence[str] = CLASS_NAMES,
     ) -> None:
         self.flip = flip
@@ -116,6 +119,7 @@ class Augment:
         self.cutmix = cutmix
         self.until_epoch = until_epoch
         self.classes = classes
+        self.own = own
         self.class_names = tuple(class_names)
 
     def __call__(
@@ -134,7 +138,8 @@ class Augment:
         aimed = None if self.classes is None else self._aimed_at(labels)
         images = self._move(images, draws, aimed)
         images = self._change_tones(images, draws, aimed)
-        return self._erase(images, draws)
+        images = self._erase(images, draws)
+        return images if self.own is None else self.own(images, generator)
 
     def mix(
         self, images: Tensor, labels: Tensor, generator: Generator, epoch: int

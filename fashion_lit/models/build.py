@@ -6,13 +6,18 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.sources.source import ImageSource
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.cnn import CNNClassifier
+from fashion_lit.models.optimization import build_optimizer
+from fashion_lit.models.schedules import build_schedule
 from fashion_lit.models.transfer import TransferClassifier
+from fashion_lit.parts.kinds import error_of_part, named_parts
 
 CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
 
@@ -38,6 +43,20 @@ def build_classifier(
     )
 
 
+def classifier_shapes(config: Mapping[str, Any], source: ImageSource) -> ImageClassifier:
+    """Return the classifier that a configuration describes, to compare the shapes of its weights.
+
+    They have no values, except those of a user's own network, which may need them.
+
+    Args:
+        config: a run's configuration.
+        source: the source of its images.
+    """
+    device = "cpu" if "model.network" in named_parts(config) else "meta"
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return build_classifier(config, source.class_names, source.channels)
+
+
 def check_network(config: Mapping[str, Any], source: ImageSource) -> int:
     """Return the number of weights of the network that a configuration describes.
 
@@ -56,38 +75,60 @@ def check_network(config: Mapping[str, Any], source: ImageSource) -> int:
 def _check_network(
     model: str, shape: tuple[int, ...], class_names: tuple[str, ...], device: str = "meta"
 ) -> int:
+    settings = json.loads(model)
+    own = named_parts({"model": settings}).get("model.network")
     try:
         with torch.random.fork_rng(devices=[]):  # the CPU draws real weights
-            return _train_one_batch(model, shape, class_names, device)
-    except UserError:
-        raise
-    except (ValueError, RuntimeError, AssertionError, MemoryError) as error:
-        if device == "meta" and _reads_values(error):
+            return _train_one_batch(settings, shape, class_names, device)
+    except Exception as error:
+        if device == "meta" and (own or _reads_values(error)):
             return _check_network(model, shape, class_names, "cpu")
-        raise UserError(_describe(error, shape[0], shape[-1])) from None
+        if isinstance(error, UserError):
+            raise
+        if own and not isinstance(error, MemoryError):
+            raise error_of_part("model.network", own, error) from None
+        if isinstance(error, ValueError | RuntimeError | AssertionError | MemoryError):
+            raise UserError(_describe(error, shape[0], shape[-1])) from None
+        raise
 
 
 def _train_one_batch(
-    model: str, shape: tuple[int, ...], class_names: tuple[str, ...], device: str
+    settings: Mapping[str, Any], shape: tuple[int, ...], class_names: tuple[str, ...], device: str
 ) -> int:
     """Build a network and pass images (B, C, H, W) through it in training mode.
 
     Returns its number of weights.
     """
-    arguments = json.loads(model)
+    arguments = dict(settings)
     build = CLASSIFIERS[arguments.pop("name")]
     with torch.device(device):
         network = build(**arguments, class_names=class_names, in_channels=shape[1]).network.train()
+        if any(isinstance(weights, UninitializedParameter) for weights in network.parameters()):
+            raise UserError(
+                "Expected a network whose weights all exist once it is built, but "
+                f"{type(network).__name__} has lazy layers; give their sizes."
+            )
         logits = network(torch.zeros(shape))
     expected = (shape[0], len(class_names))
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != expected:
         raise UserError(
             f"Expected a network that returns logits of {len(class_names)} classes, {expected} for "
             f"a batch of {shape[0]}, but it returns {found}; let its constructor take "
             "`num_classes`, or choose another model."
         )
     return sum(weights.numel() for weights in network.parameters())
+
+
+def check_optimizer(config: Mapping[str, Any], source: ImageSource) -> None:
+    """Raise UserError unless a user's own optimizer and schedule can be built.
+
+    The arguments are those of `check_network`; the network has passed it.
+    """
+    if {"optimizer", "scheduler"} & named_parts(config).keys():
+        network = classifier_shapes(config, source).network
+        optimizer = build_optimizer(network, config["optimizer"])
+        build_schedule(optimizer, 1000, config["trainer"]["max_epochs"], config["scheduler"])
 
 
 def _reads_values(error: Exception) -> bool:

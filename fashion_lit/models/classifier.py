@@ -28,8 +28,9 @@ from fashion_lit.models.averaging import (
     swa_epoch,
 )
 from fashion_lit.models.distillation import Distillation
-from fashion_lit.models.optimization import OPTIMIZERS
-from fashion_lit.models.schedules import SCHEDULERS
+from fashion_lit.models.optimization import OPTIMIZERS, build_optimizer
+from fashion_lit.models.schedules import build_schedule
+from fashion_lit.parts.trust import trusting
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)] | None
@@ -57,8 +58,8 @@ class ImageClassifier(L.LightningModule):
             a constant rate, and the mean of the weights at their ends is evaluated. None: no such
             average.
         swa_lr_factor: that rate, as a share of the optimizer's `lr`.
-        optimizer: {"name": one of OPTIMIZERS, **its arguments}.
-        scheduler: {"name": one of SCHEDULERS, **its arguments}.
+        optimizer: see `build_optimizer`.
+        scheduler: see `build_schedule`.
     """
 
     class_weights: Tensor | None
@@ -102,12 +103,19 @@ class ImageClassifier(L.LightningModule):
 
     @classmethod
     @override
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a classifier as Lightning does; raises UserError if the file's digest is wrong."""
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *args: Any, plugins: Sequence[str] = (), **kwargs: Any
+    ) -> Self:
+        """Load a classifier as Lightning does.
+
+        Raises UserError if the file's digest is wrong, and for a network of another package than
+        those in `plugins`, whose import would execute its code.
+        """
         path = Path(checkpoint_path) if isinstance(checkpoint_path, str | Path) else None
         if path is not None and path.is_file() and has_right_digest(path.read_bytes()) is False:
             raise UserError(f"Expected a checkpoint, but {path} is damaged.")
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        with trusting(plugins):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights and buffers, by their names in the network, into it and its average."""
@@ -243,13 +251,12 @@ class ImageClassifier(L.LightningModule):
         num_steps = trainer.estimated_stepping_batches
         # not max_epochs, because max_steps may end the run earlier
         num_epochs = num_steps / -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        optimizer_arguments = dict(self.optimizer)
-        build_optimizer = OPTIMIZERS[optimizer_arguments.pop("name")]
-        if trainer.gradient_clip_val and trainer.precision in MIXED_PRECISIONS:
-            optimizer_arguments["fused"] = False  # Lightning cannot clip gradients if fused
-        optimizer = build_optimizer(self.network, **optimizer_arguments)
-        scheduler_arguments = dict(self.scheduler)
-        name = scheduler_arguments.pop("name")
+        settings = dict(self.optimizer)
+        clips = trainer.gradient_clip_val and trainer.precision in MIXED_PRECISIONS
+        if clips and settings["name"] in OPTIMIZERS:
+            settings["fused"] = False  # Lightning cannot clip gradients if fused
+        optimizer = build_optimizer(self.network, settings)
+        name = self.scheduler["name"]
         if num_steps == float("inf") and (name != "constant" or self.swa_start is not None):
             part = f"scheduler={name}" if name != "constant" else "averaging=swa"
             raise UserError(
@@ -260,7 +267,7 @@ class ImageClassifier(L.LightningModule):
             self.first_swa_epoch = swa_epoch(self.swa_start, num_epochs)
             for group in optimizer.param_groups:
                 group["swa_lr"] = self.swa_lr_factor * group["lr"]
-        schedule = SCHEDULERS[name](optimizer, num_steps, num_epochs, **scheduler_arguments)
+        schedule = build_schedule(optimizer, num_steps, num_epochs, self.scheduler)
         if schedule and "monitor" in schedule:  # it has a new value after validations alone
             schedule["frequency"] = trainer.check_val_every_n_epoch or 1
         if schedule is None:

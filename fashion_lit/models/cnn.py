@@ -1,11 +1,9 @@
 """CNNClassifier: a network from `fashion_lit/models/networks/`, trained from scratch."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from pydantic import PositiveFloat
-from torch import nn
 
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.models.classifier import (
@@ -17,18 +15,10 @@ from fashion_lit.models.classifier import (
     LabelSmoothing,
     SwaStart,
 )
-from fashion_lit.models.networks import network_class
+from fashion_lit.models.networks import build_network
 
 # Arguments of networks that are no settings, because the data decides them.
 SET_BY_DATA = ("in_channels", "num_classes")
-
-
-def taken_by(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the arguments that a network's constructor takes."""
-    known = inspect.signature(network).parameters.values()
-    names = {parameter.name for parameter in known}
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
-    return {name: value for name, value in arguments.items() if takes_all or name in names}
 
 
 @final
@@ -38,7 +28,8 @@ class CNNClassifier(ImageClassifier):
     `forward` returns logits (B, num_classes).
 
     Args:
-        network: {"name": a file of `fashion_lit/models/networks/`, **its class's arguments}.
+        network: {"name": a file of `fashion_lit/models/networks/` or the import path of a class,
+            **its class's arguments}.
         in_channels: channels of the images, 1 or 3, which the data decides.
         class_names: names of the classes, which the data decides.
         label_smoothing: see ImageClassifier.
@@ -64,11 +55,8 @@ class CNNClassifier(ImageClassifier):
         optimizer: Mapping[str, Any] = PLAIN_OPTIMIZER,
         scheduler: Mapping[str, Any] = PLAIN_SCHEDULER,
     ) -> None:
-        arguments = dict(network)
-        build = network_class(arguments.pop("name"))
-        decided = {"in_channels": in_channels, "num_classes": len(class_names)}
         super().__init__(
-            build(**arguments, **taken_by(build, decided)),
+            build_network(network, in_channels=in_channels, num_classes=len(class_names)),
             class_names=class_names,
             label_smoothing=label_smoothing,
             class_weights=class_weights,

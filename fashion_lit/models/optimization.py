@@ -1,6 +1,6 @@
 """Optimizers by name, built from plain values.
 
-optimizer = OPTIMIZERS["adamw"](network, lr=1e-3, weight_decay=1e-4)
+optimizer = build_optimizer(network, {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-4})
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from fashion_lit.parts.kinds import build_part
+from fashion_lit.parts.trust import is_import_path
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -118,3 +121,19 @@ def fill_missing_momenta(optimizer: Optimizer) -> None:
 
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+
+
+def build_optimizer(module: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
+    """Build an optimizer of a module's parameters.
+
+    Raises UserError if an import path names none or its constructor raises an error.
+
+    Args:
+        module: the module.
+        settings: {"name": one of OPTIMIZERS or the import path of a class, **its arguments}. Of an
+            import path, all parameters are one group.
+    """
+    if is_import_path(settings["name"]):
+        return build_part("optimizer", settings, module.parameters())
+    arguments = dict(settings)
+    return OPTIMIZERS[arguments.pop("name")](module, **arguments)

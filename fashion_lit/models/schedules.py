@@ -1,9 +1,9 @@
 """Learning-rate schedules by name, built from plain values.
 
-    schedule = SCHEDULERS["one_cycle"](optimizer, num_steps, num_epochs, pct_start=0.3)
+    schedule = build_schedule(optimizer, num_steps, num_epochs, {"name": "one_cycle"})
 
-Every schedule peaks at the optimizer's `lr`, so values of `optimizer.lr` are comparable across
-schedules. `num_epochs` is `num_steps` over the steps of a whole epoch, so no whole number if the
+Every schedule here peaks at the optimizer's `lr`, so values of `optimizer.lr` are comparable across
+them. `num_epochs` is `num_steps` over the steps of a whole epoch, so no whole number if the
 run ends within one.
 """
 
@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from fashion_lit.errors import UserError
+from fashion_lit.parts.kinds import build_part, is_plateau
+from fashion_lit.parts.trust import is_import_path
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NumCycles = Annotated[int, Field(ge=1, le=100)]
@@ -43,7 +45,7 @@ def one_cycle(
 
     The rate changes every step. With `three_phase`, it falls back to lr / div_factor in as many
     steps as it rises, and then to its final value, as in the paper; `pct_start` must be less than
-    0.5. Momentum cycles between 0.85 and 0.95, torch's default. Smith and Topin 2018,
+    0.5. Momentum, if any, cycles between 0.85 and 0.95, torch's default. Smith and Topin 2018,
     https://arxiv.org/abs/1708.07120
     """
     if pct_start * num_steps == 1:  # torch would divide by the zero steps of the rise
@@ -57,6 +59,7 @@ def one_cycle(
         final_div_factor=final_div_factor,
         anneal_strategy=anneal_strategy,
         three_phase=three_phase,
+        cycle_momentum=bool({"momentum", "betas"} & optimizer.defaults.keys()),
     )
     return {"scheduler": scheduler, "interval": "step"}
 
@@ -114,8 +117,10 @@ def cycle_at(step: int, num_steps: int, num_cycles: int, growth: float) -> tuple
 def check_schedule(schedule: Mapping[str, Any], num_epochs: int, num_steps: int) -> None:
     """Raise UserError unless the settings of a schedule fit into a run of so many epochs and steps.
 
-    `schedule` holds its name and the arguments of its function.
+    `schedule` holds its name and arguments. That of a class does not depend on the run's length.
     """
+    if is_import_path(schedule["name"]):
+        return
     if schedule.get("warmup_epochs", 0) >= num_epochs:
         raise UserError(
             f"Expected `scheduler.warmup_epochs` to be less than trainer.max_epochs={num_epochs}, "
@@ -223,3 +228,27 @@ SCHEDULERS: Mapping[str, Callable[..., Schedule]] = {
     "step": step,
     "plateau": plateau,
 }
+
+
+def build_schedule(
+    optimizer: Optimizer, num_steps: float, num_epochs: float, settings: Mapping[str, Any]
+) -> Schedule:
+    """Build a schedule for a run of so many optimizer steps and epochs.
+
+    Raises UserError if an import path names none or its constructor raises an error.
+
+    Args:
+        optimizer: its optimizer.
+        num_steps: steps of the run; infinite only for a constant rate or a class.
+        num_epochs: its epochs.
+        settings: {"name": one of SCHEDULERS or the import path of a class, **its arguments}. A
+            class does not know the run's length; its `interval` is "epoch" or "step".
+    """
+    arguments = dict(settings)
+    name = arguments.pop("name")
+    if not is_import_path(name):
+        return SCHEDULERS[name](optimizer, num_steps, num_epochs, **arguments)
+    interval = arguments.pop("interval", "epoch")
+    scheduler = build_part("scheduler", {"name": name, **arguments}, optimizer)
+    monitor = {"monitor": "val/loss"} if is_plateau(type(scheduler)) else {}
+    return {"scheduler": scheduler, "interval": interval, **monitor}

@@ -25,6 +25,7 @@ from typing_extensions import override
 from fashion_lit.errors import UserError
 from fashion_lit.files import with_digest, write_atomically
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.text import shorten
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,17 +36,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Args:
         previous: {file name: the name under which its previous version is kept}.
+        needs_check: raise UserError for a state that is not plain, which only a user's own callback
+            or other part can have: such a checkpoint could not be loaded.
     """
 
-    def __init__(self, previous: Mapping[str, str]) -> None:
+    def __init__(self, previous: Mapping[str, str], *, needs_check: bool = False) -> None:
         super().__init__()
         self.previous = dict(previous)
+        self.needs_check = needs_check
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         path = Path(path)
+        if self.needs_check:
+            check_plain(checkpoint)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         previous = self.previous.get(path.name)
@@ -61,6 +67,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"Expected to write {path} ({buffer.tell() / 1e6:,.1f} MB), but: "
                 f"{error.strerror}. The checkpoint before it is intact; free disk space or fix "
                 "the permissions, then resume the run."
+            ) from None
+
+
+def check_plain(checkpoint: Mapping[str, Any]) -> None:
+    """Raise UserError unless a checkpoint holds tensors and plain values alone, as it has to.
+
+    The message names the callback or other part that has another state.
+    """
+    parts = {f"the callback {name}": state for name, state in checkpoint["callbacks"].items()}
+    parts |= {
+        "the optimizer": checkpoint["optimizer_states"],
+        "the schedule": checkpoint["lr_schedulers"],
+        "the network": checkpoint["state_dict"],
+        "a callback's on_save_checkpoint": checkpoint,
+    }
+    for name, state in parts.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(state, buffer)
+            buffer.seek(0)
+            torch.load(buffer, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle and torch raise half a dozen kinds
+            reason = " ".join(str(error).split())
+            found = re.search(r"GLOBAL (\S+)", reason)
+            raise UserError(
+                f"Expected tensors and plain values in the state of {name}, so that a run with it "
+                f"can resume, but got {found[1] if found else shorten(reason, 200)}."
             ) from None
 
 

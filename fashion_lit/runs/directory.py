@@ -34,7 +34,7 @@ from fashion_lit.runs.records import (
     read_text_of_run,
     with_config_digest,
 )
-from fashion_lit.text import quote_command, quote_if_needed
+from fashion_lit.text import quote_command
 
 MAX_LISTED = 5  # runs in a message
 
@@ -261,12 +261,6 @@ class RunDirectory:
                 path.unlink()
             elif path.stat().st_size > event_sizes[path.name]:
                 os.truncate(path, event_sizes[path.name])
-
-    @property
-    def resume_command(self) -> str:
-        """The command that resumes the run."""
-        override = f"run_dir={quote_if_needed(self.path.as_posix())}"
-        return quote_command("fashion-lit", "train", override)
 
 
 def run_of(path: Path) -> RunDirectory:

@@ -23,6 +23,7 @@ from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.files import has_right_digest
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.parts.trust import is_import_path
 from fashion_lit.runs.data_records import DATA, find_problem_of_data
 
 # The key of a checkpoint under which `ResumeCheckpoints` records what Lightning does not.
@@ -93,7 +94,8 @@ def find_problem(checkpoint: Any) -> str | None:
             return f"was saved at batch {batch} of epoch {epoch}"
         num_schedulers = 0 if config["scheduler"]["name"] == "constant" else 1
         for key, count in (("optimizer_states", 1), ("lr_schedulers", num_schedulers)):
-            if len(checkpoint[key]) != count:
+            may_add = key == "lr_schedulers" and config.get("callbacks")  # as Lightning's SWA does
+            if len(checkpoint[key]) != count and not may_add:
                 return f"has {len(checkpoint[key])} {key} instead of {count}"
         settings = {**config["model"], **{k: config[k] for k in ("optimizer", "scheduler")}}
         for key, value in checkpoint.get("hyper_parameters", {}).items():
@@ -126,11 +128,13 @@ def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path:
             f"(e.g. {min(wrong)!r})."
         )
     num_weights = sum(1 for _ in classifier.network.parameters())
+    is_own = is_import_path(classifier.optimizer["name"])
     optimizer = checkpoint["optimizer_states"][0]
     num_states = len(optimizer["state"])
     num_grouped = sum(len(group["params"]) for group in optimizer["param_groups"])
-    # A weight that was frozen so far may have none.
-    too_few = num_states < num_weights and not getattr(classifier, "freeze_backbone", False)
+    # A weight that was frozen so far may have none, and a user's optimizer may keep fewer.
+    may_lack = getattr(classifier, "freeze_backbone", False) or is_own
+    too_few = num_states < num_weights and not may_lack
     if num_grouped != num_weights or num_states > num_weights or (num_states and too_few):
         raise UserError(
             f"Expected optimizer states for {num_weights} weights, but {path} has {num_states}."

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fashion_lit.config.compose import amend
-from fashion_lit.config.effects import check_effects
 from fashion_lit.config.groups import parse_override
 from fashion_lit.config.schema import check
 from fashion_lit.config.schema import source_of as image_source_of
@@ -29,11 +26,12 @@ from fashion_lit.config.settings import (
     may_change,
     network_name,
 )
+from fashion_lit.config.typed import check_effects
 from fashion_lit.data.classes import names_in_order, weights_in_order
 from fashion_lit.data.sources.fashion_mnist import BASE_DIR, IS_CHECKOUT
 from fashion_lit.errors import UserError
 from fashion_lit.files import digest_of_file
-from fashion_lit.models.build import build_classifier
+from fashion_lit.models.build import classifier_shapes
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import (
     check_initial_weights,
@@ -187,9 +185,7 @@ def find_restart(run: RunDirectory, config: Config, *, rename_invalid: bool = Tr
     With `rename_invalid`, for which the caller holds the run's lock, invalid files are renamed to
     *.unusable and the reason is printed to standard error.
     """
-    images = image_source_of(config)
-    with torch.device("meta"):  # shapes alone
-        classifier = build_classifier(config, images.class_names, images.channels)
+    classifier = classifier_shapes(config, image_source_of(config))
     restart = Restart()
     for path in (run.best_checkpoint, run.previous_checkpoint, run.last_checkpoint):  # newest last
         if not path.exists():

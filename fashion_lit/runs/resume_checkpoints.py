@@ -16,6 +16,7 @@ from typing_extensions import override
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.files import digest_of
+from fashion_lit.parts.kinds import named_parts
 from fashion_lit.runs.checkpoints import (
     check_finite,
     environment,
@@ -91,6 +92,8 @@ class ResumeCheckpoints(L.Callback):
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step
+        if trainer.global_step == 0 and named_parts(self.config):
+            self._saved_step = -1  # saves at once: is the state of a user's part plain?
         self._every_n_epochs = trainer.check_val_every_n_epoch
         self.signals.listen()
         self.signals.defer_stop = True

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 from tqdm import tqdm
 from typing_extensions import override
 
-from fashion_lit.config.compose import compose_jobs, split_jobs
-from fashion_lit.config.effects import check_effects
+from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import parse_override
+from fashion_lit.config.overrides import split_jobs
 from fashion_lit.config.schema import check, source_of
 from fashion_lit.config.settings import LOCATION_KEYS, Config, is_result_neutral, leaves
+from fashion_lit.config.typed import check_effects
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import check_initial_weights, with_settings_of_source
 from fashion_lit.runs.resume import resolve_run_config
@@ -142,8 +143,9 @@ def check_new_job(config: Config, overrides: Sequence[str]) -> None:
 
 
 def _is_of_sweep(override: str) -> bool:
-    """Whether an override configures the sweep rather than its jobs."""
-    return parse_override(override).key_or_group.split(".")[0] in LOCATION_KEYS
+    """Whether an override configures the sweep rather than its jobs, which need `plugins`, too."""
+    key = parse_override(override).key_or_group.split(".")[0]
+    return key in LOCATION_KEYS and key != "plugins"
 
 
 def _folder_name(words: Sequence[str]) -> str:

@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fashion_lit.config.schema import (
-    chosen_name,
-    keyword_fields,
-    named_schema,
-    object_schema,
-    validate,
-)
+from fashion_lit.config.schema import chosen_name, validate
 from fashion_lit.config.settings import Config
 from fashion_lit.errors import Stopped, UserError
+from fashion_lit.parts.arguments import keyword_fields, named_schema, object_schema
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.jobs import Queue, is_finished, plan_jobs

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fashion_lit.config.settings import flatten, is_result_neutral
+from fashion_lit.config.settings import flatten, is_result_neutral, resume_command
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.statistics import student_interval
 from fashion_lit.runs.data_records import DataIdentity, identity_of, is_known_by_settings
@@ -131,8 +131,8 @@ def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _without_data(run: RunDirectory) -> str:
-    name = run.data_file.name
-    return f"no {name}, so its data are not known; it is written by {run.resume_command}"
+    command = resume_command(run.path, run.config)
+    return f"no {run.data_file.name}, so its data are not known; it is written by {command}"
 
 
 def _describe_progress(status: Mapping[str, Any], config: Mapping[str, Any]) -> str:

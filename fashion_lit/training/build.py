@@ -1,18 +1,24 @@
 """Build classifier, data module, callbacks and Trainer from a checked configuration."""
 
+import hashlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from fashion_lit.config.schema import keyword_fields, source_of
-from fashion_lit.config.settings import Config
+from fashion_lit.config.schema import source_of
+from fashion_lit.config.settings import Config, flatten
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
+from fashion_lit.parts.arguments import keyword_fields
+from fashion_lit.parts.kinds import build_part, named_parts, part_class
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
@@ -63,12 +69,15 @@ def compile_network(network: nn.Module, config: Config) -> None:
 def build_datamodule(config: Config) -> FashionMNISTDataModule:
     """Build the data module for the source that `data` describes; reads no images yet."""
     source = source_of(config)
-    exclude = {"name", *keyword_fields(type(source))}
+    exclude = {"name", "source", *keyword_fields(type(source))}
     arguments = {key: value for key, value in config["data"].items() if key not in exclude}
+    augment = dict(config["augment"])
+    if augment.get("own") is not None:
+        augment["own"] = build_part("augment.own", augment["own"])
     return FashionMNISTDataModule(
         source,
         **arguments,
-        augment=Augment(**config["augment"], class_names=source.class_names),
+        augment=Augment(**augment, class_names=source.class_names),
         seed=config["seed"],
     )
 
@@ -143,6 +152,34 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def build_own_callbacks(config: Config) -> list[L.Callback]:
+    """Build the callbacks that `callbacks` names by import path."""
+    parts = config.get("callbacks") or {}
+    return [build_part(f"callbacks.{key}", part) for key, part in parts.items()]
+
+
+def build_own_loggers(config: Config, run: RunDirectory) -> list[Logger]:
+    """Build the loggers that `loggers` names by import path; they write into the run's directory.
+
+    A logger with a name to show, such as that of Weights & Biases, gets the run's. Its `id` is the
+    same whenever the run resumes, so that it continues.
+    """
+    loggers = []
+    created = run.config_file.stat().st_mtime_ns
+    for key, part in (config.get("loggers") or {}).items():
+        parameters = inspect.signature(part_class(f"loggers.{key}", part["name"])).parameters
+        shown = {"run_name": run.path.name}
+        if "name" in parameters and parameters["name"].default is None:
+            shown["name"] = run.path.name
+        identity = hashlib.sha256(f"{run.path.name} {created}".encode()).hexdigest()[:16]
+        logger = build_part(
+            f"loggers.{key}", part, save_dir=str(run.path / key), id=identity, **shown
+        )
+        logger.log_hyperparams(flatten(config))
+        loggers.append(logger)
+    return loggers
+
+
 def build_trainer(
     config: Config,
     run: RunDirectory,
@@ -163,20 +200,30 @@ def build_trainer(
         has_lost_lock=lambda: run.has_lost_lock,
     )
     logger = RunLogger(run.path)
-    trainer = L.Trainer(
-        **arguments,
-        default_root_dir=run.path,
-        logger=logger,
-        enable_autolog_hparams=False,  # TensorBoardPages logs them with their metrics
-        plugins=[AtomicCheckpointIO({run.last_checkpoint.name: run.previous_checkpoint.name})],
-        callbacks=[
-            # The Trainer itself would put it last, but a stop has to be known to those below.
-            *([Timer(max_time)] if max_time else []),
-            LightningInternals(),
-            resume_checkpoints,
-            *build_callbacks(config, run),
-            *more_callbacks,
-        ],
-    )
+    callbacks = [
+        # The Trainer itself would put it last, but a stop has to be known to those below.
+        *([Timer(max_time)] if max_time else []),
+        LightningInternals(),
+        resume_checkpoints,
+        *build_callbacks(config, run),
+        *more_callbacks,
+        *build_own_callbacks(config),
+    ]
+    previous = {run.last_checkpoint.name: run.previous_checkpoint.name}
+    try:
+        trainer = L.Trainer(
+            **arguments,
+            default_root_dir=run.path,
+            logger=[logger, *build_own_loggers(config, run)],
+            enable_autolog_hparams=False,  # TensorBoardPages logs them with their metrics
+            plugins=[AtomicCheckpointIO(previous, needs_check=bool(named_parts(config)))],
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        if not config.get("callbacks"):
+            raise
+        raise UserError(
+            f"Expected `callbacks` that Lightning accepts together, but: {error}"
+        ) from None
     logger.trainer = trainer
     return trainer, resume_checkpoints

@@ -18,6 +18,7 @@ from fashion_lit.evaluation.calibration import Calibration
 from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.evaluation.page import Evaluation, Result, RunFacts
 from fashion_lit.files import event_files
+from fashion_lit.parts.kinds import plugins_of
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.lost_files import changed_files
 from fashion_lit.text import quote_command
@@ -28,6 +29,8 @@ from fashion_lit.training.inference import TrainedRun
 def describe_run(model: TrainedRun) -> RunFacts:
     """Gather what the page says of a trained run."""
     overrides = train_overrides(model.config)
+    if overrides is not None and (plugins := plugins_of(model.config)):
+        overrides.append(f"plugins=[{','.join(plugins)}]")
     facts = {
         "Started": start(model.run),
         "Training": duration(model.run),

@@ -90,6 +90,11 @@ class LightningInternals(L.Callback):
         self._undo.append(skip_sigterm_broadcast(trainer))
 
     @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning counts the steps of its loggers anew after some restarts.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Otherwise Lightning skips the plateau scheduler's step in a resumed epoch.
         trainer.fit_loop._restarting = False

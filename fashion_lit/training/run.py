@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from fashion_lit.config.settings import Config, network_name
+from fashion_lit.config.settings import Config, network_name, resume_command
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import Stopped, UserError
 from fashion_lit.models.build import build_classifier
@@ -44,6 +44,7 @@ from fashion_lit.training.screen import (
     print_early_end,
     print_end,
     print_finished,
+    print_parts,
     print_restart,
     print_start,
     print_teachers,
@@ -99,7 +100,7 @@ def run_and_record(
         status = run.status
         print(
             f"\nStopped by {stop.name} after {status['epoch']} complete epochs and "
-            f"{status['step']:,} steps. To resume:\n  {run.resume_command}",
+            f"{status['step']:,} steps. To resume:\n  {resume_command(run.path, config)}",
             flush=True,
         )
         raise
@@ -212,6 +213,7 @@ def train(
     trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer, notice)
+    print_parts(config)
     print_teachers(run, config)
 
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)

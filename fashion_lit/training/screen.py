@@ -12,6 +12,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.parts.kinds import named_parts, plugins_of
 from fashion_lit.runs.checkpoints import environment
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import Restart
@@ -87,6 +88,14 @@ def print_restart(restart: Restart, trainer: L.Trainer, initial_weights: str) ->
 
 
 @rank_zero_only
+def print_parts(config: Config) -> None:
+    """Print which parts of a run are no parts of fashion-lit, if any."""
+    if parts := named_parts(config):
+        listed = ", ".join(f"{path} ({setting})" for setting, path in parts.items())
+        print(f"with parts named by their import path: {listed}")
+
+
+@rank_zero_only
 def print_teachers(run: RunDirectory, config: Config) -> None:
     """Print which teachers a run learns from; a run that is only tested has none left."""
     copies = copies_in(run, config)
@@ -138,10 +147,12 @@ def print_end(
     if "cuda/max_allocated_gib" in metrics:
         allocated, reserved = metrics["cuda/max_allocated_gib"], metrics["cuda/max_reserved_gib"]
         print(f"{'GPU memory':<12}{allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved")
+    plugins = plugins_of(run.config)
+    flags = ["--plugins", ",".join(plugins)] if plugins else []
     print(
         f"\nThe run is in {run.path}\n"
         f"  show the curves:  {quote_command('tensorboard', '--logdir', str(run.path))}\n"
-        f"  evaluate the run: {quote_command('fashion-lit', 'evaluate', str(run.path))}\n"
+        f"  evaluate the run: {quote_command('fashion-lit', 'evaluate', str(run.path), *flags)}\n"
         f"  load the weights: {type(classifier).__name__}.load_from_checkpoint"
-        f"({str(run.best_checkpoint)!r})"
+        f"({str(run.best_checkpoint)!r}{f', plugins={plugins}' if plugins else ''})"
     )

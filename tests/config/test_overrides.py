@@ -11,9 +11,9 @@ from fashion_lit.commands import search
 from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR, choice_files, default_groups, with_config_dirs
-from fashion_lit.config.names import is_possible
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import run_schema
+from fashion_lit.config.typed import is_possible
 from fashion_lit.runs.directory import RunDirectory
 
 ANSWERED = [

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,15 +113,6 @@ def test_rewind_removes_events_written_after_a_checkpoint(tmp_path: Path) -> Non
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert left == {"events.out.tfevents.1.host": b"0123"}
     assert not list(run.checkpoint_dir.iterdir())
-
-
-def test_resume_command_can_be_typed() -> None:
-    plain = RunDirectory(Path("runs/a_b-c"))
-    assert plain.resume_command == "fashion-lit train run_dir=runs/a_b-c"
-    odd = RunDirectory(Path("my runs/lr=0.1,x"))
-    posix = """fashion-lit train 'run_dir="my runs/lr=0.1,x"'"""
-    windows = r'fashion-lit train "run_dir=\"my runs/lr=0.1,x\""'
-    assert odd.resume_command == (windows if os.name == "nt" else posix)
 
 
 def test_file_system_without_locks_is_reported(

@@ -1,0 +1,231 @@
+"""The kinds of parts that a setting may name by import path, and the settings of such a part.
+
+named_parts({"optimizer": {"name": "torch.optim.RAdam", "lr": 1e-3}, …})
+# {"optimizer": "torch.optim.RAdam"}
+part_fields("optimizer", "torch.optim.RAdam")  # {"lr": (float | Tensor, 0.001), …}
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from fashion_lit.errors import UserError
+from fashion_lit.parts.arguments import Fields, class_fields, parameters_of
+from fashion_lit.parts.trust import (
+    TRUSTED,
+    find_class,
+    is_import_path,
+    not_trusted,
+    trusted_plugins,
+)
+from fashion_lit.text import shorten
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part.
+
+    Args:
+        base: import path of the class that parts derive from.
+        given: arguments of the constructor that this program gives, so they are no settings.
+        defaults: arguments that this program gives unless they are set.
+    """
+
+    base: str
+    given: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
+
+
+# By the setting that holds the part's name and arguments; of the last two there may be several.
+KINDS = {
+    "model.network": Kind("torch.nn.Module", ("in_channels", "in_chans", "num_classes")),
+    "optimizer": Kind("torch.optim.Optimizer", ("params",)),
+    "scheduler": Kind("torch.optim.lr_scheduler.LRScheduler", ("optimizer", "last_epoch")),
+    "augment.own": Kind("builtins.object"),
+    "data.source": Kind("fashion_lit.data.sources.source.ImageSource"),
+    "callbacks": Kind("lightning.pytorch.Callback"),
+    "loggers": Kind("lightning.pytorch.loggers.Logger", defaults=("save_dir", "run_name", "id")),
+}
+SEVERAL = ("callbacks", "loggers")
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+# Callbacks that contradict this program, and what to use instead.
+REPLACED = {
+    "ProgressBar": "fashion-lit draws its own; trainer.enable_progress_bar=false hides it",
+    "ModelSummary": "use trainer.enable_model_summary=true",
+    "LearningRateFinder": "it changes the run before it begins; use fashion-lit find-lr",
+    "BatchSizeFinder": "it changes the run before it begins; set data.batch_size",
+}
+
+
+def named_parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return {setting: import path} of all parts that a configuration names by import path."""
+    nodes = {setting: _look_up(config, setting) for setting in KINDS if setting not in SEVERAL}
+    for group in SEVERAL:
+        found = config.get(group)
+        if isinstance(found, Mapping):
+            nodes |= {f"{group}.{key}": node for key, node in found.items()}
+    names = {s: node.get("name") for s, node in nodes.items() if isinstance(node, Mapping)}
+    return {setting: str(name) for setting, name in names.items() if is_import_path(name)}
+
+
+def check_trusted_parts(config: Mapping[str, Any]) -> None:
+    """Raise UserError unless the packages of all parts of a configuration are trusted.
+
+    Nothing is imported. The message names all packages, so that the user can decide at once.
+    """
+    trusted = {*TRUSTED, *trusted_plugins(), *sys.stdlib_module_names}  # the last are refused later
+    parts = {s: p for s, p in named_parts(config).items() if p.partition(".")[0] not in trusted}
+    if parts:
+        raise not_trusted({f"{setting}.name": path for setting, path in parts.items()})
+
+
+def plugins_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the packages that a command with this configuration has to trust, sorted."""
+    packages = {path.partition(".")[0] for path in named_parts(config).values()}
+    return sorted(packages.difference(TRUSTED))
+
+
+def _look_up(config: Mapping[str, Any], path: str) -> Any:
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def holds_part(setting: str) -> bool:
+    """Return whether a setting may name a class by its import path, such as "callbacks.swa"."""
+    return setting in KINDS or setting.partition(".")[0] in SEVERAL
+
+
+def kind_of(setting: str) -> Kind:
+    """Return the kind of the part that a setting holds, such as "callbacks.swa"."""
+    return KINDS[setting] if setting in KINDS else KINDS[setting.partition(".")[0]]
+
+
+def part_class(setting: str, path: str) -> type[Any]:
+    """Return the class of a part, imported; raises UserError as `find_class` does.
+
+    Args:
+        setting: that holds the part, such as "optimizer" or "callbacks.swa".
+        path: the import path of its class.
+    """
+    module, _, name = kind_of(setting).base.rpartition(".")
+    found = find_class(path, getattr(import_module(module), name), f"{setting}.name")
+    if setting == "augment.own":
+        _check_augmentation(found, path)
+    for parent in found.__mro__:
+        if parent.__name__ in REPLACED and parent.__module__.startswith("lightning."):
+            raise UserError(f"`{setting}.name` cannot be {path}: {REPLACED[parent.__name__]}.")
+    return found
+
+
+def part_fields(setting: str, path: str) -> Fields:
+    """Return the settings of a part besides its name, {name: (type, default)}.
+
+    A schedule also has `interval`: whether it is stepped at every epoch or at every step.
+    """
+    kind, found = kind_of(setting), part_class(setting, path)
+    fields = class_fields(found, exclude=kind.given)
+    for name in kind.defaults:
+        if name in fields:
+            fields[name] = (fields[name][0], None)
+    if setting == "scheduler" and not is_plateau(found):
+        fields["interval"] = (Literal["epoch", "step"], "epoch")
+    return fields
+
+
+def build_part(setting: str, settings: Mapping[str, Any], *positional: Any, **given: Any) -> Any:
+    """Build a part from {"name": import path, **arguments}.
+
+    Raises UserError if the path names no class of this kind, or the constructor raises an error.
+
+    Args:
+        setting: that holds the part.
+        settings: its name and arguments.
+        positional: arguments that come first, such as an optimizer's parameters.
+        given: arguments for constructors that have them, unless they are set.
+    """
+    arguments = dict(settings)
+    kind = part_class(setting, arguments.pop("name"))
+    known, _ = parameters_of(kind)
+    accepted = {name: value for name, value in given.items() if name in known}
+    try:
+        return kind(*positional, **(accepted | arguments))
+    except Exception as error:
+        raise error_of_part(setting, f"{kind.__module__}.{kind.__qualname__}", error) from error
+
+
+def check_parts(config: Mapping[str, Any], source: Any) -> None:
+    """Raise UserError unless the callbacks, loggers and augmentation that are named can be built.
+
+    Optimizers, schedules and networks are built together: see `models.build`.
+
+    Args:
+        config: settings that fit the schema.
+        source: the source of the images, which an augmentation has to accept.
+    """
+    states: dict[str, str] = {}
+    for setting in named_parts(config):
+        if setting.partition(".")[0] in SEVERAL:
+            part = build_part(setting, _look_up(config, setting), save_dir=".")
+            key = getattr(part, "state_key", setting)  # of a callback's state in a checkpoint
+            if key in states:
+                raise UserError(
+                    f"Expected callbacks of different classes or settings, but `{states[key]}` and "
+                    f"`{setting}` are {key}; leave out one of them."
+                )
+            states[key] = setting
+        if setting == "augment.own":
+            colours = (source.channels,) if source.channels > 1 else ()
+            shape = (2, *colours, source.image_size, source.image_size)
+            check_augmentation(build_part(setting, _look_up(config, setting)), shape)
+
+
+def error_of_part(setting: str, path: str, error: Exception) -> UserError:
+    """Return one sentence for the error of a class that is not this program's."""
+    reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
+    return UserError(
+        f"Expected settings of `{setting}` that {path} accepts, but it raised "
+        f"{type(error).__name__}: {reason}."
+    )
+
+
+def check_augmentation(own: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    """Raise UserError unless a user's augmentation returns images of the shape that it gets."""
+    import torch  # which this package is imported without
+
+    images = torch.zeros(shape, dtype=torch.uint8)
+    path = f"{type(own).__module__}.{type(own).__qualname__}"
+    try:
+        changed = own(images.clone(), torch.Generator())
+    except Exception as error:
+        raise error_of_part("augment.own", path, error) from error
+    is_tensor = isinstance(changed, torch.Tensor)
+    if not is_tensor or (changed.shape, changed.dtype) != (images.shape, images.dtype):
+        kind = f"{tuple(changed.shape)} {changed.dtype}" if is_tensor else type(changed).__name__
+        raise UserError(
+            f"Expected {path} of `augment.own` to return images {tuple(images.shape)} uint8, as it "
+            f"gets them, but it returned {kind}."
+        )
+
+
+def is_plateau(kind: type) -> bool:
+    """Return whether a schedule reads the validation loss, as torch's ReduceLROnPlateau does."""
+    return any(f"{c.__module__}.{c.__name__}" == PLATEAU for c in kind.__mro__)
+
+
+def _check_augmentation(found: type, path: str) -> None:
+    """Raise UserError unless objects of a class can be called with images and a generator."""
+    call = next((vars(c)["__call__"] for c in found.__mro__ if "__call__" in vars(c)), None)
+    try:
+        if call is None or issubclass(found, type):
+            raise TypeError
+        inspect.signature(call).bind(None, None, None)
+    except TypeError:
+        raise UserError(
+            "Expected `augment.own.name` to name a class whose objects are called with images "
+            f"(B, H, W) uint8 and a generator, but those of {path} are not."
+        ) from None

@@ -1,0 +1,169 @@
+"""Import the class that a setting such as `model.network.name=my_nets.MyNet` names, if trusted.
+
+    with trusting(["my_nets"]):
+        find_class("my_nets.MyNet", nn.Module, "model.network.name")
+
+Importing a module executes it, so a name alone, which may stand in a stranger's run, imports
+nothing: its package must be one of TRUSTED, or one that the command line or the caller trusts for
+this command. Runs record names, never trust. And a name can only mean a class of the expected kind
+that its own package defines, so that `my_nets.os.system` and other functions cannot be called.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from inspect import isabstract
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fashion_lit.errors import UserError
+from fashion_lit.text import did_you_mean, shorten
+
+TRUSTED = ("torch", "torchvision", "lightning", "torchmetrics", "timm")  # the last if installed
+_plugins: ContextVar[frozenset[str]] = ContextVar("plugins", default=frozenset())
+
+
+@contextmanager
+def trusting(plugins: Sequence[str]) -> Iterator[None]:
+    """Trust these packages, in addition to TRUSTED and those trusted already, within a `with`.
+
+    Raises UserError unless it is a list of names of packages or modules, without dots.
+    """
+    names = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier():
+            whole = name.partition(".")[0] if isinstance(name, str) else ""
+            hint = f"; trust the whole package, {whole}." if whole.isidentifier() else "."
+            raise UserError(
+                "Expected `plugins` to be a list of packages, as in plugins=[my_nets], but got "
+                f"{shorten(repr(name))}{hint}"
+            )
+    token = _plugins.set(_plugins.get() | set(names))
+    try:
+        yield
+    finally:
+        _plugins.reset(token)
+
+
+def trusted_plugins() -> tuple[str, ...]:
+    """Return the packages that are trusted in addition to TRUSTED, sorted."""
+    return tuple(sorted(_plugins.get()))
+
+
+def is_import_path(name: object) -> bool:
+    """Return whether a part's name is an import path, `package.Class`, and no built-in name."""
+    return isinstance(name, str) and "." in name
+
+
+def find_class(path: str, base: type, setting: str) -> type[Any]:
+    """Return the class that an import path names, after importing its module.
+
+    Args:
+        path: such as "torch.optim.RAdam".
+        base: the class that it has to derive from; `object` for an augmentation, which only a
+            plugin can provide.
+        setting: the setting that names it, for messages.
+
+    Raises UserError if its package is not trusted (nothing is imported then), if importing it
+    fails, and unless it is a class of this kind that its package defines.
+    """
+    words = path.split(".")
+    if len(words) < 2 or not all(word.isidentifier() for word in words):
+        raise UserError(
+            f"Expected `{setting}` to be a name or an import path, as in my_nets.MyNet, but got "
+            f"{shorten(repr(path))}."
+        )
+    package, name = words[0], words[-1]
+    check_trusted(path, package, setting, only_plugins=base is object)
+    found = getattr(_import(path, package, setting), name, None)
+    if found is None:
+        known = _classes_in(path.rpartition(".")[0], base)
+        raise UserError(
+            f"Expected `{setting}` to name a class, but {path.rpartition('.')[0]} has no {name}"
+            f"{did_you_mean(name, known) or '.'}"
+        )
+    if not isinstance(found, type):
+        raise UserError(
+            f"Expected `{setting}` to name a class, but {path} is a {type(found).__name__}."
+        )
+    if found.__module__.partition(".")[0] != package:
+        raise UserError(
+            f"Expected `{setting}` to name a class by its own package, but {path} is defined in "
+            f"{found.__module__}; name it {found.__module__}.{found.__qualname__}."
+        )
+    if not issubclass(found, base) or isabstract(found) or found is base:
+        reason = "is abstract" if issubclass(found, base) else "is none"
+        raise UserError(
+            f"Expected `{setting}` to name a subclass of {base.__module__}.{base.__name__}, but "
+            f"{path} {reason}."
+        )
+    return found
+
+
+def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool = False) -> None:
+    """Raise UserError unless a class may be imported from a package."""
+    if package in sys.stdlib_module_names:
+        raise UserError(
+            f"Expected `{setting}` to name a class of this kind, but {path} is in Python's own "
+            "library, which has none."
+        )
+    if package in _plugins.get():
+        return
+    if package in TRUSTED and not only_plugins:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise UserError(
+                f"`{setting}` is {path}, but {package} is not installed: pip install {package}"
+            ) from None
+        return
+    if package in TRUSTED:
+        raise UserError(
+            f"Expected `{setting}` to name a class of your own, whose objects are called with "
+            f"(images, generator), but got {path}."
+        )
+    raise not_trusted({setting: path})
+
+
+def not_trusted(parts: Mapping[str, str]) -> UserError:
+    """Return the error of parts whose packages are not trusted: {setting: import path}."""
+    listed = " and ".join(f"`{setting}` is {path}" for setting, path in parts.items())
+    names = ",".join(dict.fromkeys(path.partition(".")[0] for path in parts.values()))
+    return UserError(
+        f"{listed}, which would be imported and so execute code; if you trust it, type "
+        f"plugins=[{names}] (evaluate and leaderboard: --plugins {names})."
+    )
+
+
+def _import(path: str, package: str, setting: str) -> ModuleType:
+    """Import the module of a class; one beside the working directory counts for plugins."""
+    place = str(Path.cwd())
+    if package in _plugins.get() and place not in sys.path:
+        sys.path.append(place)  # last, so that it hides no installed package
+    module = path.rpartition(".")[0]
+    try:
+        return import_module(module)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
+            where = f", neither installed nor in {place}" if error.name == package else ""
+            raise UserError(
+                f"`{setting}` is {path}, but there is no module {error.name}{where}."
+            ) from None
+        reason = shorten(" ".join(str(error).split()), 200)
+        raise UserError(
+            f"`{setting}` is {path}, but importing {module} failed: {type(error).__name__}: "
+            f"{reason}."
+        ) from None
+
+
+def _classes_in(module: str, base: type) -> list[str]:
+    """Return the names of the classes of a kind in an imported module."""
+    return [
+        name
+        for name, value in vars(sys.modules[module]).items()
+        if isinstance(value, type) and issubclass(value, base)
+    ]
