@@ -42,7 +42,7 @@ def trusting(plugins: Sequence[str]) -> Iterator[None]:
                 "Expected `plugins` to be a list of packages, as in plugins=[my_nets], but got "
                 f"{shorten(repr(name))}{hint}"
             )
-    token = _plugins.set(_plugins.get() | set(names))
+    token = _plugins.set(_plugins.get() | {str(name) for name in names})
     try:
         yield
     finally:
