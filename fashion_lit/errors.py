@@ -18,6 +18,10 @@ class UserError(ValueError):
     """
 
 
+class RunError(Exception):
+    """A run began and failed; its status says why. The `__cause__` is the error."""
+
+
 class Stopped(BaseException):
     """A signal asked the process to stop.
 

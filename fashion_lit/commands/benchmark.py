@@ -36,7 +36,7 @@ from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import check_writable, write_atomically
 from fashion_lit.text import did_you_mean
 from fashion_lit.training.device import tune_malloc
-from fashion_lit.training.log_filters import silence_known_messages
+from fashion_lit.training.process import silence_known_messages
 
 PARTS: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     "data": measure_data,

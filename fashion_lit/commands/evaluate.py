@@ -46,7 +46,7 @@ from fashion_lit.training.ensembles import (
 )
 from fashion_lit.training.facts import describe_evaluation
 from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
-from fashion_lit.training.log_filters import silence_known_messages
+from fashion_lit.training.process import silence_known_messages
 
 OUTPUT = "evaluation"  # default output directory for several runs
 CONFLICTS = {  # flags that exclude each other, and why

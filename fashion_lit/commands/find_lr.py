@@ -140,7 +140,7 @@ def find_in(
     from fashion_lit.evaluation.curves import geometric_rates
     from fashion_lit.runs.resume import resolve_run_config
     from fashion_lit.training.device import check_machine
-    from fashion_lit.training.run import describe
+    from fashion_lit.training.run import describe, print_traceback_if_unexpected
 
     config, _ = resolve_run_config(composed, overrides)
     check_machine(config)
@@ -151,6 +151,7 @@ def find_in(
     except UserError:
         raise
     except Exception as error:
+        print_traceback_if_unexpected(error)
         print(f"fashion-lit find-lr: {describe(error)}", file=sys.stderr)
         return 1
     return show(curve, args, diverged=diverged)
@@ -223,7 +224,7 @@ def train_at_rates(
     from fashion_lit.training.callbacks import KeyedDropout, RangeTest, Teaching
     from fashion_lit.training.device import tune_malloc
     from fashion_lit.training.lightning_internals import LightningInternals
-    from fashion_lit.training.log_filters import silence_known_messages
+    from fashion_lit.training.process import silence_known_messages
     from fashion_lit.training.screen import describe_start
 
     silence_known_messages()

@@ -28,7 +28,7 @@ from fashion_lit.config.overrides import prepare_overrides, split_jobs
 from fashion_lit.config.settings import Config, differences, flatten
 from fashion_lit.config.trainer import check_driver
 from fashion_lit.config.typed import check_mode, check_names
-from fashion_lit.errors import Stopped, UserError, with_exit_codes
+from fashion_lit.errors import RunError, Stopped, UserError, with_exit_codes
 from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.signals import StopSignals
 
@@ -67,6 +67,12 @@ def main(arguments: list[str]) -> int:
         if is_first_process():
             raise
         return 0  # Lightning kills rank 0 when another rank exits with an error
+    except RunError as failure:
+        from fashion_lit.training.run import print_traceback_if_unexpected
+
+        print_traceback_if_unexpected(failure.__cause__)
+        print(f"fashion-lit train: {failure}", file=sys.stderr)
+        return 1
     except SystemExit as stop:
         return int(stop.code or 0)
 

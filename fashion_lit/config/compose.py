@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
@@ -83,8 +84,19 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
                 f"{'' if is_group(key, config_dirs(overrides)) else one_list}."
             )
     jobs = split_jobs(overrides) if multirun else [list(overrides)]
-    with hydra_errors_for_users(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with hydra_errors_for_users(), _initialized_hydra():
         return [_compose_job(job) for job in jobs]
+
+
+@contextmanager
+def _initialized_hydra() -> Iterator[None]:
+    """Initialise Hydra with conf/; a program that calls this one may have initialised its own."""
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = theirs
 
 
 def with_teachers_in_list(overrides: Sequence[str]) -> list[str]:

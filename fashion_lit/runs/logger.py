@@ -97,6 +97,11 @@ class RunLogger(TensorBoardLogger):
         """Flush the events and keep the file open: fit, validate and test each call this."""
         self.experiment.flush()
 
+    def close(self) -> None:
+        """Write all events and close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
 
 def flush_events(trainer: Trainer) -> EventFiles:
     """Write TensorBoard's events to disk; return its files' sizes in bytes and SHA-256."""

@@ -27,7 +27,9 @@ class StopSignals:
 
     While `defer_stop` is True, the first signal only sets `received`; otherwise it raises
     `Stopped`. After the first signal, only Ctrl-C has an effect: it raises `Stopped`. Signals that
-    are already handled or ignored (nohup, a launcher) keep their handlers.
+    are already handled or ignored (nohup, a launcher) keep their handlers, except handlers of
+    Ctrl-C, which are replaced: an event loop's would do nothing until the training ends. Outside
+    the main thread, where Python handles no signals, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -38,9 +40,9 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in stop_signals():
-                ours = (signal.SIG_DFL, signal.default_int_handler)
-                if signal.getsignal(number) in ours:
-                    self._before[number] = signal.getsignal(number)
+                handler = signal.getsignal(number)
+                if handler == signal.SIG_DFL or (number == signal.SIGINT and callable(handler)):
+                    self._before[number] = handler
             self.listen()
         return self
 

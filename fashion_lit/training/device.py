@@ -211,8 +211,14 @@ def tune_malloc() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Measure a CUDA device's peak memory from now on; another run may have used it before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return a CUDA device's peak allocated and reserved memory in GiB; {} for other devices."""
+    """Return a CUDA device's peak memory since the reset, in GiB; {} for other devices."""
     if device.type != "cuda":
         return {}
     return {

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fashion_lit.config.settings import Config, network_name, resume_command
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.errors import Stopped, UserError
+from fashion_lit.errors import RunError, Stopped, UserError
 from fashion_lit.models.build import build_classifier
+from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.runs.data_records import check_same_data, describe_data, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import load_initial_weights
@@ -38,8 +38,8 @@ from fashion_lit.training.build import (
     compile_network,
     with_available_devices,
 )
-from fashion_lit.training.device import peak_memory, tune_malloc
-from fashion_lit.training.log_filters import silence_known_messages
+from fashion_lit.training.device import peak_memory, reset_peak_memory, tune_malloc
+from fashion_lit.training.process import silence_known_messages
 from fashion_lit.training.screen import (
     print_early_end,
     print_end,
@@ -66,7 +66,7 @@ def run_job(
 ) -> None:
     """Run a new training or resume a stopped one.
 
-    Raises Stopped on a signal; exits with code 1 if the run fails.
+    Raises Stopped on a signal, and RunError if the run begins and fails.
     """
     if not is_first_process():  # the first process has locked and opened the run
         train(config, run, restart_from_environment(run, config), signals, more_callbacks)
@@ -111,8 +111,7 @@ def run_and_record(
     except Exception as error:
         reason = describe(error)
         record_status(run, "failed", reason)
-        print(f"fashion-lit train: {reason}\nThe run in {run.path} failed.", file=sys.stderr)
-        sys.exit(1)
+        raise RunError(f"{reason}\nThe run in {run.path} failed.") from error
     finally:
         signals.defer_stop = False
         del os.environ[RUN_DIR_VARIABLE], os.environ[CHECKPOINT_VARIABLE]
@@ -145,7 +144,18 @@ def load_recorded_data(config: Config, run: RunDirectory) -> FashionMNISTDataMod
 
 
 def describe(error: Exception) -> str:
-    """Return one sentence on why a run failed; print the traceback of an unexpected error."""
+    """Return one sentence on why a run failed."""
+    return known_reason(error) or f"{type(error).__name__}: {error}"
+
+
+def print_traceback_if_unexpected(error: BaseException | None) -> None:
+    """Print the traceback of an error for which there is no `known_reason`."""
+    if isinstance(error, Exception) and known_reason(error) is None:
+        traceback.print_exception(error)
+
+
+def known_reason(error: Exception) -> str | None:
+    """Return one sentence on why a run failed; None for an unexpected error."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -164,8 +174,7 @@ def describe(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'while writing a file of the run'}."
-    traceback.print_exc()
-    return f"{type(error).__name__}: {error}"
+    return None
 
 
 def record_status(run: RunDirectory, state: State, reason: str = "") -> None:
@@ -193,7 +202,7 @@ def train(
     more_callbacks: Sequence[L.Callback],
     datamodule: FashionMNISTDataModule | None = None,
 ) -> None:
-    """Fit, validate the best checkpoint, test it if `test`, and write the metrics.
+    """Build a run's objects, fit and evaluate them, and write the metrics.
 
     `datamodule` is the run's, if its images are loaded already.
     """
@@ -211,11 +220,31 @@ def train(
         notice = load_initial_weights(classifier, config)
     compile_network(classifier.network, config)
     trainer, resume_checkpoints = build_trainer(config, run, restart, signals, more_callbacks)
+    reset_peak_memory(trainer.strategy.root_device)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer, notice)
     print_parts(config)
     print_teachers(run, config)
+    assert isinstance(trainer.logger, RunLogger)
+    try:
+        metrics = fit_and_evaluate(trainer, classifier, datamodule, config, run, restart)
+    finally:
+        trainer.logger.close()  # a resume in this process replaces the file
+    metrics["seconds"] = resume_checkpoints.seconds
+    if trainer.is_global_zero:
+        run.write_metrics(metrics)
+        print_end(classifier, trainer, run, metrics)
 
+
+def fit_and_evaluate(
+    trainer: L.Trainer,
+    classifier: ImageClassifier,
+    datamodule: FashionMNISTDataModule,
+    config: Config,
+    run: RunDirectory,
+    restart: Restart,
+) -> dict[str, float]:
+    """Fit, validate the best checkpoint, test it if `test`, and return the metrics."""
     trainer.fit(classifier, datamodule, ckpt_path=restart.checkpoint, weights_only=True)
     print_early_end(classifier, trainer)
     metrics = scalars(trainer, "train/") | peak_memory(trainer.strategy.root_device)
@@ -228,13 +257,7 @@ def train(
     if config["test"]:
         trainer.test(classifier, datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= scalars(trainer, "test/")
-
-    metrics["seconds"] = resume_checkpoints.seconds
-    if trainer.is_global_zero:
-        assert isinstance(trainer.logger, RunLogger)
-        trainer.logger.experiment.close()
-        run.write_metrics(metrics)
-        print_end(classifier, trainer, run, metrics)
+    return metrics
 
 
 def scalars(trainer: L.Trainer, prefix: str) -> dict[str, float]:

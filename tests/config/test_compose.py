@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR, SPACES, SWEEP
@@ -179,3 +181,10 @@ def test_teachers_of_a_single_run_are_a_list_of_absolute_paths() -> None:
     assert compose("teacher=a,b")["teacher"] == compose("teacher=[a,b]")["teacher"] == expected
     assert compose("teacher=a")["teacher"] == expected[:1]
     assert compose('teacher="~/a"')["teacher"] == [str(Path("~/a").expanduser())]
+
+
+def test_a_program_that_uses_hydra_itself_keeps_it() -> None:
+    with hydra.initialize(config_path=None, version_base=None):
+        theirs = GlobalHydra.instance().hydra
+        assert compose_jobs([], multirun=False)[0]["seed"] == 0
+        assert GlobalHydra.instance().hydra is theirs

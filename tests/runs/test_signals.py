@@ -1,4 +1,5 @@
 import signal
+from types import FrameType
 
 import pytest
 
@@ -38,3 +39,18 @@ def test_other_handlers_are_kept_and_ours_are_removed() -> None:
         assert signal.getsignal(signal.SIGINT) == interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_event_loops_handler_of_ctrl_c_is_replaced_meanwhile() -> None:
+    def loops(number: int, frame: FrameType | None) -> None:
+        pytest.fail("the training would not stop")
+
+    before = signal.signal(signal.SIGINT, loops)
+    try:
+        with StopSignals() as signals:
+            signals.defer_stop = True
+            signal.raise_signal(signal.SIGINT)
+            assert signals.received == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == loops
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,87 @@
+"""Redundant messages are filtered out, and a process is afterwards what it was before."""
+
+import logging
+import os
+import random
+import signal
+import sys
+import warnings
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_lit.training.process import LOGGERS, as_in_new_process, silence_known_messages
+
+KNOWN = (
+    "You are using a CUDA device ('H100') that has Tensor Cores. To properly utilize them, you …",
+    "Using 16-bit Automatic Mixed Precision (AMP)",
+    "Using 16bit Automatic Mixed Precision (AMP)",
+    "Using bfloat16 Automatic Mixed Precision (AMP)",
+)
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "lightning.fabric"])
+def test_known_messages_are_silent_and_others_are_not(name: str) -> None:
+    logger, handler = logging.getLogger(name), logging.StreamHandler()
+    logger.addHandler(handler)  # as Lightning does, unless pytest has configured logging first
+    try:
+        silence_known_messages()
+    finally:
+        logger.removeHandler(handler)
+    for text, is_shown in (*((known, False) for known in KNOWN), ("Something new", True)):
+        record = logging.LogRecord(name, logging.INFO, "", 0, text, (), None)
+        assert bool(handler.filter(record)) == is_shown, text
+
+
+def state() -> list[object]:
+    """What a caller of the Python API can see of a process's state."""
+    filters = [h.filters[:] for name in LOGGERS for h in logging.getLogger(name).handlers]
+    return [
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.is_anomaly_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.get_float32_matmul_precision(),
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        random.getstate(),
+        dict(os.environ),
+        warnings.filters[:],
+        filters,
+        signal.getsignal(signal.SIGINT),
+        sys.argv[:],
+    ]
+
+
+def change_everything(precision: Literal["high", "medium"]) -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.autograd.set_detect_anomaly(True)
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision(precision)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    os.environ["FASHION_LIT_TEST"] = precision
+    warnings.filterwarnings("ignore", message=precision)
+    silence_known_messages()
+
+
+def test_the_state_is_a_new_processs_and_is_restored() -> None:
+    new = state()[:7]
+    with as_in_new_process():  # restores what this test changes
+        change_everything("high")
+        theirs = state()
+        with as_in_new_process():
+            assert state()[:7] == new
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert state()[9:] == theirs[9:]  # a training seeds its generators itself
+            change_everything("medium")
+        assert state() == theirs
+    assert state()[:7] == new
