@@ -45,7 +45,7 @@ from fashion_lit.training.ensembles import (
     with_fitted_weights,
 )
 from fashion_lit.training.facts import describe_evaluation
-from fashion_lit.training.inference import TrainedRun, choose_splits, load_run, predict
+from fashion_lit.training.inference import Run, choose_splits, load_run, predict
 from fashion_lit.training.process import silence_known_messages
 
 OUTPUT = "evaluation"  # default output directory for several runs
@@ -140,13 +140,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("Expected one run with a --checkpoint FILE, but got several.")
 
 
-def load_runs(args: argparse.Namespace) -> list[TrainedRun]:
+def load_runs(args: argparse.Namespace) -> list[Run]:
     """Load the named runs; raises UserError if one is named twice, or has nothing to fit on."""
     runs = [run_of(path) for path in args.run_dirs]
     if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
         raise UserError("Expected each run once, but one was given twice.")
-    models = [load_run(run_of(path), checkpoint_of(path, args)) for path in args.run_dirs]
-    check_one_data_set((str(model.run.path), model.data) for model in models)
+    loaded = [load_run(path, args.checkpoint) for path in args.run_dirs]
+    models = [run.load() for run in loaded]
+    check_one_data_set((str(run.files.path), run.data) for run in models)
     for model in models if args.weights else ():
         if model.config["data"]["validate_on_test"]:
             refuse_test_images(model.name)
@@ -178,16 +179,7 @@ def find_candidates(paths: Sequence[Path]) -> list[Path]:
     return [run.path for run in candidates]
 
 
-def checkpoint_of(path: Path, args: argparse.Namespace) -> str | None:
-    """Return the checkpoint to evaluate: the one that is named instead of its run, if any."""
-    if not (path.is_file() and path.suffix == ".ckpt"):
-        return args.checkpoint
-    if args.checkpoint is not None:
-        raise UserError(f"`--checkpoint` contradicts {path}; leave out one of them.")
-    return str(path)
-
-
-def common_splits(models: Sequence[TrainedRun], wanted: Split | None) -> list[Split]:
+def common_splits(models: Sequence[Run], wanted: Split | None) -> list[Split]:
     """Return the splits to evaluate all runs on, "test" last; print a notice if it is omitted."""
     chosen = [choose_splits(model.config, wanted) for model in models]
     splits: list[Split] = [s for s in chosen[0] if all(s in other for other in chosen)]
@@ -232,7 +224,7 @@ def evaluate(
     calibration = calibrated(loaded, main_result, known)
     evaluation = describe_evaluation(loaded, main_result, results, calibration, command)
     single = not several and args.select is None
-    output = args.output or (models[0].run.path / "report" if single else Path(OUTPUT))
+    output = args.output or (models[0].directory / "report" if single else Path(OUTPUT))
     write_evaluation(output, evaluation)
     print_results(evaluation, output)
 
@@ -270,7 +262,7 @@ def print_results(evaluation: Evaluation, output: Path) -> None:
     print(f"\nThe evaluation is in {output.absolute()}; open report.html in a browser.")
 
 
-def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> None:
+def compare_models(models: Sequence[Run], split: Split, output: Path) -> None:
     """Test whether two models differ; write the text and pictures of their differences.
 
     With more than two runs, those that differ only in their seed count as one model.
@@ -293,11 +285,11 @@ def compare_models(models: Sequence[TrainedRun], split: Split, output: Path) -> 
     print(f"\nImages that only one model gets right are in {output.absolute()}.")
 
 
-def group_by_model(models: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
+def group_by_model(models: Sequence[Run]) -> list[list[Run]]:
     """Group runs that differ only in their seed; exactly two runs are always two groups."""
     if len(models) == 2:
         return [[model] for model in models]
-    groups: dict[str, list[TrainedRun]] = {}
+    groups: dict[str, list[Run]] = {}
     for model in models:
         settings = {k: v for k, v in flatten(model.config).items() if k != "seed"}
         groups.setdefault(repr(sorted(settings.items())), []).append(model)

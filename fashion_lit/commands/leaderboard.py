@@ -25,7 +25,14 @@ from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
-from fashion_lit.sweeps.ranking import Entry, Run, is_less_better, rank, read_runs, varied_settings
+from fashion_lit.sweeps.ranking import (
+    Entry,
+    RunSummary,
+    is_less_better,
+    rank,
+    read_runs,
+    varied_settings,
+)
 from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
 from fashion_lit.text import did_you_mean, quote_command, quote_value
 
@@ -189,7 +196,7 @@ def read_opened(record: Path) -> dict[str, Any] | None:
     return opened
 
 
-def choose_run(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> Run:
+def choose_run(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> RunSummary:
     """Return the run of the best entry whose metric is closest to the entry's mean."""
     best = entries[0]
     finished = [run for run in best.runs if metric in run.metrics]

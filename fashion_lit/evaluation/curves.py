@@ -4,11 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fashion_lit.files import event_files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Curve = list[tuple[int, float]]  # (TensorBoard step, value)
 # TensorBoard shows groups of tags by name: this one after train and val, whose charts are curves,
@@ -35,7 +40,18 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
             points = [(point.step, point.value) for point in events.Scalars(tag)]
             name = tag.replace(f"{TEST_GROUP}/", "test/", 1)
             curves.setdefault(name, []).extend(points)
-    return {tag: sorted(points) for tag, points in curves.items()}
+    return {tag: sorted(points, key=itemgetter(0)) for tag, points in curves.items()}
+
+
+def curves_frame(run_dir: Path) -> "pd.DataFrame":
+    """Return a run's logged scalars: a column for each tag, a row for each TensorBoard step.
+
+    Where a tag was not logged is NaN. If it was logged twice at a step, the last value counts.
+    """
+    import pandas as pd  # imported late, because it takes half a second
+
+    columns = {tag: pd.Series(dict(points)) for tag, points in read_curves(run_dir).items()}
+    return pd.DataFrame(columns).rename_axis(index="step")
 
 
 def geometric_rates(lowest: float, highest: float, count: int) -> list[float]:

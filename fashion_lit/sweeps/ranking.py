@@ -29,7 +29,7 @@ MAX_NAME = 44  # characters
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """The contents of one directory of a sweep.
 
     Args:
@@ -60,7 +60,7 @@ class Entry:
         near_best: whether the difference to the best entry is within noise.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[RunSummary]
     metric: Mapping[int, float] = field(default_factory=dict)
     near_best: bool = False
 
@@ -81,23 +81,23 @@ class Entry:
         return statistics.fmean(durations) if durations else None
 
 
-def read_runs(sweep_dir: Path) -> list[Run]:
+def read_runs(sweep_dir: Path) -> list[RunSummary]:
     """Read every directory of a sweep, complete or damaged, except hidden ones."""
     folders = sorted(p for p in sweep_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [read_run(folder) for folder in folders]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunSummary:
     """Read one directory; a damaged one raises nothing, its `note` says what is wrong."""
     run = RunDirectory(folder)
     try:
         if not run.exists:
-            return Run(folder, {}, {}, "damaged", f"no {run.config_file.name}")
+            return RunSummary(folder, {}, {}, "damaged", f"no {run.config_file.name}")
         config = run.config
         settings = {k: v for k, v in flatten(config).items() if not is_result_neutral(k)}
         status = run.status
         if not status:
-            return Run(folder, {}, {}, "damaged", f"no readable {run.status_file.name}")
+            return RunSummary(folder, {}, {}, "damaged", f"no readable {run.status_file.name}")
         state = str(status["state"])
         metrics = run.metrics if state == "finished" else {}
         note = "" if state == "finished" else _describe_progress(status, config)
@@ -105,13 +105,13 @@ def read_run(folder: Path) -> Run:
             state = "killed"
         data = identity_of(config, None if is_known_by_settings(config) else run.data)
         if state == "finished" and data is None and config.get("data", {}).get("name"):
-            return Run(folder, {}, {}, "damaged", _without_data(run))
-        return Run(folder, settings, metrics, state, note, data)
+            return RunSummary(folder, {}, {}, "damaged", _without_data(run))
+        return RunSummary(folder, settings, metrics, state, note, data)
     except (UserError, OSError) as error:
-        return Run(folder, {}, {}, "damaged", str(error))
+        return RunSummary(folder, {}, {}, "damaged", str(error))
 
 
-def finished_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def finished_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[str]]:
     """Return the finished runs in some folders, and what is wrong with each of the others.
 
     Args:
@@ -154,9 +154,9 @@ def is_less_better(metric: str) -> bool | None:
     return False if name in MORE_IS_BETTER else None
 
 
-def rank(runs: Sequence[Run], metric: str, *, smallest_first: bool = False) -> list[Entry]:
+def rank(runs: Sequence[RunSummary], metric: str, *, smallest_first: bool = False) -> list[Entry]:
     """Group the runs over seeds and sort by mean `metric`, best first, unfinished entries last."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunSummary]] = {}
     for run in runs:
         if run.settings:
             key = json.dumps({k: v for k, v in run.settings.items() if k != "seed"}, sort_keys=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fashion_lit.sweeps.ranking import Entry, Run, describe_name, have_names
+from fashion_lit.sweeps.ranking import Entry, RunSummary, describe_name, have_names
 from fashion_lit.text import align, one_line, shorten
 
 MAX_SETTINGS = 8  # columns of a table that is on no terminal
@@ -129,7 +129,7 @@ def csv_value(value: Any) -> Any:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def trouble(runs: Sequence[Run]) -> str:
+def trouble(runs: Sequence[RunSummary]) -> str:
     """Return a Markdown list of the directories without a readable run; "" if there are none."""
     damaged = [
         f"- {markdown_text(run.path.name)}: {markdown_text(run.note)}"

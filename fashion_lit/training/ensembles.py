@@ -19,8 +19,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.evaluation.calibration import as_logits, calibrated_log_loss, fit_temperature
 from fashion_lit.evaluation.narrative import describe_fitted_weights, describe_selection
 from fashion_lit.evaluation.predictions import Predictions, same_images
-from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.inference import TrainedRun, load_run, predict
+from fashion_lit.training.inference import Run, load_run, predict
 
 NUM_ITERATIONS = 300  # at most, of the fit of weights
 ENSEMBLES = ("ensemble", "weighted ensemble", "selected ensemble")  # names in tables
@@ -37,7 +36,7 @@ class TrainedEnsemble:
         weighing: sentences on where the weights come from.
     """
 
-    models: Sequence[TrainedRun]
+    models: Sequence[Run]
     name: str = ENSEMBLES[0]
     weights: Sequence[float] | None = None
     weighing: str = ""
@@ -48,7 +47,7 @@ class TrainedEnsemble:
         names = [model.name for model in self.models]
         if len(names) == 1 or len({*names, *ENSEMBLES}) == len(names) + len(ENSEMBLES):
             return names
-        paths = [model.run.path.absolute() for model in self.models]
+        paths = [model.directory for model in self.models]
         if len(set(paths)) == len(paths):
             return [path.as_posix() for path in paths]
         return [model.checkpoint.absolute().as_posix() for model in self.models]
@@ -80,7 +79,7 @@ def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
     found: dict[Path, Predictions] = {}
     for path in tqdm(candidates, desc="predict", unit="run", disable=None, leave=False):
         try:
-            model = load_run(RunDirectory(path))
+            model = load_run(path).load()
         except UserError as error:
             tqdm.write(f"Left out: {path}: {error}", file=sys.stdout)
             continue
@@ -98,7 +97,7 @@ def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
     chosen = {path: count for path, count in zip(found, counts, strict=True) if count}
     print(f"Selected from {len(found):,} runs:")
     print("\n".join(f"  {count} × {path}" for path, count in chosen.items()))
-    models = [load_run(RunDirectory(path)) for path in chosen]
+    models = [load_run(path).load() for path in chosen]
     weights = [count / num_rounds for count in chosen.values()]
     selected = TrainedEnsemble(models, ENSEMBLES[2], weights)
     named = dict(zip(selected.names, chosen.values(), strict=True))

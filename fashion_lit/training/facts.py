@@ -1,6 +1,6 @@
 """What an evaluation page says of its runs: when, how long, on what, by which command they trained.
 
-describe_run(load_run(RunDirectory(Path("runs/first"))))
+describe_run(load_run("runs/first"))
 
 Only what the run recorded; what an earlier version did not record is left out.
 """
@@ -23,17 +23,17 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.lost_files import changed_files
 from fashion_lit.text import quote_command
 from fashion_lit.training.ensembles import TrainedEnsemble
-from fashion_lit.training.inference import TrainedRun
+from fashion_lit.training.inference import Run
 
 
-def describe_run(model: TrainedRun) -> RunFacts:
+def describe_run(model: Run) -> RunFacts:
     """Gather what the page says of a trained run."""
     overrides = train_overrides(model.config)
     if overrides is not None and (plugins := plugins_of(model.config)):
         overrides.append(f"plugins=[{','.join(plugins)}]")
     facts = {
-        "Started": start(model.run),
-        "Training": duration(model.run),
+        "Started": start(model.files),
+        "Training": duration(model.files),
         "Hardware": hardware(model.record),
         "Software": software(model.record),
         "Data": model.datamodule.description,
@@ -70,7 +70,7 @@ def describe_evaluation(
             "The best epoch was selected on the test images, so the scores are optimistic."
         )
     for model in models if single else ():
-        changed = [text for text in changed_files(model.run) if text.startswith("events.")]
+        changed = [text for text in changed_files(model.files) if text.startswith("events.")]
         notices += [f"{text} since the run finished, so curves may be short." for text in changed]
     architectures = sorted({model.architecture for model in models})
     num_parameters = [
@@ -84,8 +84,8 @@ def describe_evaluation(
         results=results,
         calibration=calibration,
         notices=notices,
-        curves=read_curves(first.run.path) if single else {},
-        num_epochs=max(1, first.run.status.get("epoch", 1)),
+        curves=read_curves(first.directory) if single else {},
+        num_epochs=max(1, first.files.status.get("epoch", 1)),
         label_smoothing=first.config["model"]["label_smoothing"],
         is_weighted=first.config["model"]["class_weights"] is not None,
         weights=ensemble.named_weights,

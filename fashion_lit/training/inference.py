@@ -1,26 +1,28 @@
-"""Load a trained run and predict the class probabilities of a split's images.
+"""Load a run and predict the class probabilities of a split's images, or of others.
 
-    model = load_run(RunDirectory(Path("runs/first")))
-    predictions = predict(model, "test")  # probabilities (N, C), labels (N,)
+    run = load_run("runs/first")
+    predictions = predict(run, "test")  # probabilities (N, number of classes), labels (N,)
 
 Nothing is trained, and the run directory is not changed.
 """
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, get_args, overload
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
-from fashion_lit.config.schema import check_recorded
+from fashion_lit.config.schema import check_recorded, source_of
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.geometry import flip_horizontally, shift_pixels
 from fashion_lit.errors import UserError
+from fashion_lit.evaluation.curves import curves_frame
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
@@ -32,43 +34,48 @@ from fashion_lit.runs.data_records import (
     identity_of,
     is_known_by_settings,
 )
-from fashion_lit.runs.directory import RunDirectory
+from fashion_lit.runs.directory import RunDirectory, run_of
 from fashion_lit.runs.integrity import RECORD, check_fits, read_checkpoint
 from fashion_lit.runs.resume import find_restart
 from fashion_lit.training.build import build_datamodule, with_available_devices
 from fashion_lit.training.device import choose_precision, resolve_accelerator, set_tf32
+from fashion_lit.training.process import as_in_new_process, silence_known_messages
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pixels down and right
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A trained classifier and its data.
+class Run:
+    """A run on disk, with its results and its trained classifier; `load_run` returns it.
+
+    Each part is read at its first use and kept; `load` reads those that predictions need. All
+    raise UserError for files that are damaged.
 
     Args:
-        run: its directory.
-        config: the run's configuration.
-        checkpoint: the file of its weights.
-        record: what the run recorded in this file.
-        classifier: the classifier with these weights, in eval mode.
-        datamodule: the run's data module, set up, with its images in main memory.
-        accelerator: the device to predict on, "cuda", "mps" or "cpu".
-        notice: a remark on the checkpoint or the device for the user, or "".
+        files: its directory.
+        checkpoint: as for `load_run`.
+
+    Attributes:
+        directory: its absolute path.
+        config: its settings, nested plain dicts.
     """
 
-    run: RunDirectory
-    config: Config
-    checkpoint: Path
-    record: Mapping[str, Any]
-    classifier: ImageClassifier
-    datamodule: FashionMNISTDataModule
-    accelerator: str
-    notice: str = ""
+    def __init__(self, files: RunDirectory, checkpoint: str | None = None) -> None:
+        self.files = files
+        self.directory = files.path.absolute()
+        self.config = files.config
+        check_recorded(self.config, files.config_file)
+        self._wanted = checkpoint
+
+    def __repr__(self) -> str:
+        return f"<Run {self.directory}>"
 
     @property
     def name(self) -> str:
-        """The run directory's name."""
-        return self.run.path.absolute().name
+        """The directory's name."""
+        return self.directory.name
 
     @property
     def data(self) -> DataIdentity:
@@ -83,43 +90,110 @@ class TrainedRun:
         """The network's name."""
         return network_name(self.config)
 
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The results, {"val/accuracy": 0.94, …}, as in metrics.json; {} of an unfinished run."""
+        return self.files.metrics if self.files.status.get("state") == "finished" else {}
 
-def load_run(run: RunDirectory, checkpoint: str | None = None) -> TrainedRun:
-    """Rebuild a run's model from its directory; raises UserError if that fails.
+    @cached_property
+    def curves(self) -> "pd.DataFrame":
+        """All that was logged for TensorBoard: a column for each tag, a row for each step.
+
+        `run.curves["val/accuracy"].dropna()` is one curve. The test's tags are "test/…".
+        """
+        return curves_frame(self.directory)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the classifier's weights."""
+        return self._choice[0]
+
+    @cached_property
+    def _choice(self) -> tuple[Path, str]:
+        return choose_checkpoint(self.files, self.config, self._wanted)
+
+    @cached_property
+    def _loaded(self) -> tuple[ImageClassifier, Mapping[str, Any]]:
+        """The classifier and what the run recorded in its checkpoint."""
+        path = self.checkpoint
+        saved = read_checkpoint(path)
+        record = saved[RECORD]
+        if record["config"]["model"] != self.config["model"]:
+            raise UserError(
+                f"Expected a checkpoint of the run's model, {self.architecture}, but {path} has "
+                f"{network_name(record['config'])} or other model settings."
+            )
+        with as_in_new_process():  # weights are drawn before they are replaced
+            source = source_of(self.config)
+            classifier = build_classifier(self.config, source.class_names, source.channels)
+        check_fits(saved, classifier, path)
+        classifier.load_state_dict(saved["state_dict"])
+        return classifier.eval(), record
+
+    @property
+    def classifier(self) -> ImageClassifier:
+        """The classifier with the checkpoint's weights, in eval mode, on the CPU."""
+        return self._loaded[0]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the run recorded in the checkpoint."""
+        return self._loaded[1]
+
+    @cached_property
+    def datamodule(self) -> FashionMNISTDataModule:
+        """The run's data module, set up, with its images in main memory.
+
+        Raises UserError for other images than those that the run was trained on.
+        """
+        data = self.config["data"] | {"device": "cpu"}
+        datamodule = build_datamodule(self.config | {"data": data})
+        datamodule.prepare_data()
+        datamodule.setup()
+        recorded = self.record.get(DATA)
+        if recorded is not None and not is_known_by_settings(self.config):
+            remedy = "restore those it was trained on"
+            owner = f"the run in {self.files.path}"
+            check_same_data(recorded, describe_data(datamodule), owner, remedy)
+        return datamodule
+
+    @cached_property
+    def _device(self) -> tuple[str, str]:
+        available, notice = with_available_devices(self.config)
+        return resolve_accelerator(available["trainer"].get("accelerator", "auto")), notice
+
+    @property
+    def accelerator(self) -> str:
+        """The device to predict on, "cuda", "mps" or "cpu"."""
+        return self._device[0]
+
+    @property
+    def notice(self) -> str:
+        """A remark on the checkpoint or the device for the user, or ""."""
+        return " ".join(filter(None, (self._choice[1], self._device[1])))
+
+    def load(self) -> Self:
+        """Read what predictions need, classifier and images, and return the run."""
+        _ = self.classifier, self.datamodule, self.accelerator
+        return self
+
+
+def load_run(directory: str | Path, checkpoint: str | Path | None = None) -> Run:
+    """Return a run from its directory; raises UserError if there is none.
 
     Args:
-        run: the run's directory.
+        directory: the run's directory, or a checkpoint in it, whose weights are then used.
         checkpoint: "best", "last" or a file; None selects the best checkpoint of a finished run
             and the newest valid one of an unfinished run.
     """
-    if not run.exists:
-        raise UserError(f"Expected the directory of a run, but {run.path} has no config.yaml.")
-    config = run.config
-    check_recorded(config, run.config_file)
-    path, notice = choose_checkpoint(run, config, checkpoint)
-    saved = read_checkpoint(path)
-    record = saved[RECORD]
-    if record["config"]["model"] != config["model"]:
-        raise UserError(
-            f"Expected a checkpoint of the run's model, {network_name(config)}, but {path} has "
-            f"{network_name(record['config'])} or other model settings."
-        )
-    in_memory = config | {"data": config["data"] | {"device": "cpu"}}
-    datamodule = build_datamodule(in_memory)
-    datamodule.prepare_data()
-    datamodule.setup()
-    recorded = record.get(DATA)
-    if recorded is not None and not is_known_by_settings(config):
-        remedy = "restore those it was trained on"
-        check_same_data(recorded, describe_data(datamodule), f"the run in {run.path}", remedy)
-    classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
-    check_fits(saved, classifier, path)
-    classifier.load_state_dict(saved["state_dict"])
-    available, device_notice = with_available_devices(config)
-    accelerator = resolve_accelerator(available["trainer"].get("accelerator", "auto"))
-    notice = " ".join(filter(None, (notice, device_notice)))
-    classifier.eval()
-    return TrainedRun(run, config, path, record, classifier, datamodule, accelerator, notice)
+    path = Path(directory).expanduser()
+    if path.is_file() and path.suffix == ".ckpt":
+        if checkpoint is not None:
+            raise UserError(
+                f"Expected one checkpoint, but got {path} and {checkpoint}; leave out one of them."
+            )
+        checkpoint = path
+    return Run(run_of(path), None if checkpoint is None else str(checkpoint))
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:
@@ -147,28 +221,66 @@ def choose_splits(config: Config, wanted: Split | None) -> list[Split]:
     return ["val", "test"] if config["test"] else ["val"]
 
 
-@torch.inference_mode()
-def predict(model: TrainedRun, split: Split, *, augmented: bool = False) -> Predictions:
-    """Predict the class probabilities of a split, in the precision the run was trained in.
+@overload
+def predict(run: Run, images: Split = "val", *, augmented: bool = False) -> Predictions: ...
 
-    With `augmented`, the probabilities are the mean over the `tta_views` of each image.
+
+@overload
+def predict(
+    run: Run, images: Tensor | np.ndarray[Any, Any], *, augmented: bool = False
+) -> Tensor: ...
+
+
+def predict(
+    run: Run, images: Split | Tensor | np.ndarray[Any, Any] = "val", *, augmented: bool = False
+) -> Predictions | Tensor:
+    """Predict class probabilities, in the precision the run was trained in, on its kind of device.
+
+    Args:
+        run: what `load_run` or `train` returns.
+        images: "val" or "test", a split of the run's data; or images of your own, uint8 and as
+            large as those that the run was trained on: (N, H, W), or (N, 3, H, W) in colour.
+        augmented: return the mean over the `tta_views` of each image (test-time augmentation).
+
+    Returns:
+        The probabilities (N, number of classes) float32, on the CPU: of a split in `Predictions`,
+        with its labels and images; of other images as a tensor.
     """
-    requested = model.config["trainer"]["precision"]
-    precision, _ = choose_precision(requested, model.accelerator)
-    set_tf32(requested, model.accelerator)
-    fabric = L.Fabric(accelerator=model.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
-    classifier = fabric.setup_module(copy.deepcopy(model.classifier))
-    data = model.datamodule
-    images, labels = data.images_of(split)
-    num_batches = -(-len(labels) // data.eval_batch_size)
-    views = tta_views(model.config) if augmented else [(False, 0, 0)]
+    views = tta_views(run.config) if augmented else [(False, 0, 0)]
+    if isinstance(images, str):
+        if images not in get_args(Split):
+            raise UserError(f"Expected a split, val or test, but got {images!r}.")
+        pixels, labels = run.datamodule.images_of(images)
+        return Predictions(probabilities(run, pixels, views), labels, pixels)
+    pixels = torch.as_tensor(images).cpu()
+    shape = tuple(run.datamodule.test.images.shape[1:])
+    if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != shape:
+        wanted, given = (", ".join(map(str, ("N", *sizes))) for sizes in (shape, pixels.shape[1:]))
+        raise UserError(
+            f"Expected images ({wanted}) uint8, from 0 to 255, like those that the run was trained "
+            f"on, but got ({given}) {str(pixels.dtype).removeprefix('torch.')}."
+        )
+    return probabilities(run, pixels, views)
+
+
+def probabilities(run: Run, images: Tensor, views: Sequence[tuple[bool, int, int]]) -> Tensor:
+    """Return the mean probabilities (N, number of classes) of views of images in main memory."""
+    requested = run.config["trainer"]["precision"]
+    precision, _ = choose_precision(requested, run.accelerator)
+    data, classifier = run.datamodule, copy.deepcopy(run.classifier)
+    num_batches = max(1, -(-len(images) // data.eval_batch_size))
     total = torch.zeros(())
-    for view in views:
-        batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
-        inputs = (data.to_input(apply_view(batch, *view)) for batch in batches)
-        logits = [classifier(x).float().cpu() for x in inputs]
-        total = total + torch.cat(logits).softmax(1)
-    return Predictions(total / len(views), labels, images)
+    with as_in_new_process(), torch.inference_mode():
+        silence_known_messages()
+        set_tf32(requested, run.accelerator)
+        fabric = L.Fabric(accelerator=run.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+        module = fabric.setup_module(classifier)
+        for view in views:
+            batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
+            inputs = (data.to_input(apply_view(batch, *view)) for batch in batches)
+            logits = [module(x).float().cpu() for x in inputs]
+            total = total + torch.cat(logits).softmax(1)
+    return total / len(views)
 
 
 def tta_views(config: Config) -> list[tuple[bool, int, int]]:

@@ -58,7 +58,7 @@ WARNINGS = (
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # How to read and set what a training depends on, and the value in a new process.
-FLAGS: tuple[tuple[Callable[[], Any], Callable[[Any], None], Any], ...] = (
+FLAGS: tuple[tuple[Callable[[], Any], Callable[[Any], object], Any], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (torch.get_default_device, torch.set_default_device, torch.device("cpu")),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
@@ -103,7 +103,7 @@ def as_in_new_process() -> Iterator[None]:
         yield
 
 
-def _set_if_different(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> None:
+def _set_if_different(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> None:
     if read() != value:
         write(value)
 
@@ -116,7 +116,7 @@ def _matmul_precision() -> str | None:
         return None
 
 
-def _restore_matmul_precision(value: str | None, products: str) -> None:
+def _restore_matmul_precision(value: str | None, products: Any) -> None:
     if value is None:
         torch.backends.cuda.matmul.fp32_precision = products
     elif _matmul_precision() != value:

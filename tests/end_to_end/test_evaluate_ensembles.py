@@ -45,7 +45,7 @@ def runs_of(sweep: Path) -> list[str]:
 
 
 def validated(sweep: Path) -> list[Predictions]:
-    return [predict(load_run(RunDirectory(Path(run))), "val") for run in runs_of(sweep)]
+    return [predict(load_run(run), "val") for run in runs_of(sweep)]
 
 
 def page_of(output: Path) -> str:

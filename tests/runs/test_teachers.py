@@ -109,7 +109,7 @@ def test_a_stopped_run_ends_the_same_after_its_teacher_is_gone(
     for run in (stopped, whole):
         assert {path.name for path in run.checkpoint_dir.iterdir()} == {"best.ckpt", "last.ckpt"}
     CNNClassifier.load_from_checkpoint(stopped.best_checkpoint)
-    assert load_run(stopped).checkpoint == stopped.best_checkpoint
+    assert load_run(stopped.path).checkpoint == stopped.best_checkpoint
     assert main([f"run_dir={stopped.path.as_posix()}", "test=true"]) == 0
     assert "test/accuracy" in stopped.metrics
 
