@@ -1,6 +1,6 @@
 """fashion-lit: train and sweep Fashion-MNIST classifiers.
 
-    from fashion_lit import CNNClassifier, FashionMNIST
+    run = fashion_lit.train(["model=report_cnn", "trainer.max_epochs=2"])
 
 The names in `__all__` are the public Python interface. Each is imported on first use, so
 `import fashion_lit` alone loads neither torch nor Hydra.
@@ -20,11 +20,16 @@ _MODULES = {
     "ImageSource": "data.sources.source",
     "LabelledImages": "data.sources.source",
     "RunDirectory": "runs.directory",
+    "Run": "training.inference",
     "SyntheticGarments": "data.sources.synthetic",
     "TransferClassifier": "models.transfer",
+    "UserError": "errors",
+    "leaderboard": "api.functions",
     "load_run": "training.inference",
     "predict": "training.inference",
+    "sweep": "api.functions",
     "to_input": "data.batches",
+    "train": "api.functions",
 }
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -1,4 +1,4 @@
-"""The layers: nine packages in order, each importing only from itself and those before it."""
+"""The layers: ten packages in order, each importing only from itself and those before it."""
 
 import ast
 import os
@@ -26,6 +26,7 @@ PACKAGES = (
     "training",
     "sweeps",
     "benchmarking",
+    "api",
     "commands",
 )
 LAYERS = ["base", *PACKAGES, "__main__"]

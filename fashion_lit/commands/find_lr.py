@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_lit.commands.train import ignore_foreign_ranks
+from fashion_lit.api.launch import ignore_foreign_ranks
 from fashion_lit.config.command_line import positive_integer, positive_number
 from fashion_lit.config.compose import (
     compose_jobs,

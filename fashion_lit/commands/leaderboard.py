@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fashion_lit.api.rank import check_folder, runs_to_rank
 from fashion_lit.config.command_line import CommandParser, add_plugins, positive_number
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
 from fashion_lit.parts.kinds import check_trusted_parts
 from fashion_lit.parts.trust import trusted_plugins, trusting
-from fashion_lit.runs.data_records import check_one_data_set
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
@@ -30,15 +30,12 @@ from fashion_lit.sweeps.ranking import (
     RunSummary,
     is_less_better,
     rank,
-    read_runs,
     varied_settings,
 )
-from fashion_lit.sweeps.tables import as_csv, make_row, markdown, trouble
-from fashion_lit.text import did_you_mean, quote_command, quote_value
+from fashion_lit.sweeps.tables import as_csv, make_rows, markdown, trouble
+from fashion_lit.text import quote_value
 
 TEST_RECORD = "test_opened.json"
-MAX_FOLDERS = 8  # named where one is to be chosen
-MAX_CLASSES = 12  # named in a message
 
 
 @with_exit_codes
@@ -70,23 +67,7 @@ def show_and_test(args: argparse.Namespace) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for a missing sweep, a test metric, or contradicting flags."""
-    if not args.sweep_dir.is_dir():
-        raise UserError(
-            f"Expected the directory of a sweep, sweeps/NAME, but there is no {args.sweep_dir}."
-        )
-    if RunDirectory(args.sweep_dir).exists:
-        run_dir = args.sweep_dir.absolute()
-        evaluate = quote_command("fashion-lit", "evaluate", str(run_dir))
-        rank_all = quote_command("fashion-lit", "leaderboard", str(run_dir.parent))
-        raise UserError(
-            f"Expected a folder of runs to compare, but {args.sweep_dir} is one run; type "
-            f"{evaluate} to evaluate it, or {rank_all} to rank it among its neighbours."
-        )
-    if args.metric.startswith("test/"):
-        raise UserError(
-            f"Expected a validation metric to rank by, but got {args.metric!r}; use "
-            "--evaluate-best to open the test set once, for the best run."
-        )
+    check_folder(args.sweep_dir, args.metric)
     if args.evaluate_best and args.watch:
         raise UserError(
             "`--watch` never ends, so --evaluate-best would not run; leave out one of them."
@@ -95,20 +76,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def show(sweep_dir: Path, metric: str, args: argparse.Namespace) -> list[Entry]:
     """Print the leaderboard, write its files into the sweep's directory, return its entries."""
-    runs = read_runs(sweep_dir)
-    if not any(run.settings for run in runs):
-        raise UserError(describe_folders(sweep_dir))
-    check_one_data_set((str(run.path), run.data) for run in runs if run.settings)
-    known = sorted({name for run in runs for name in run.metrics if not name.startswith("test/")})
-    if known and metric not in known:
-        hint = did_you_mean(metric, known) or "."
-        raise UserError(
-            f"Expected a metric that runs record, but got {metric!r}; they record "
-            f"{describe_metrics(known)}{hint}"
-        )
+    runs = runs_to_rank(sweep_dir, metric)
     entries = rank(runs, metric, smallest_first=smallest_first(metric, args))
     columns = varied_settings(entries)
-    rows = [make_row(place, entry, columns) for place, entry in enumerate(entries, start=1)]
+    rows = make_rows(entries, columns)
     texts = {
         "leaderboard.md": markdown(entries, columns, metric) + trouble(runs),
         "leaderboard.csv": as_csv(rows),
@@ -121,29 +92,6 @@ def show(sweep_dir: Path, metric: str, args: argparse.Namespace) -> list[Entry]:
     figures = draw_figures(sweep_dir, entries, columns, metric)
     print(f"Written to {sweep_dir.absolute()}: {', '.join([*texts, *figures])}", flush=True)
     return entries
-
-
-def describe_metrics(names: Sequence[str]) -> str:
-    """List the names of metrics, those of a class once for all classes: "…, val/f1/CLASS"."""
-    by_class = [name.rpartition("/") for name in names if name.count("/") == 2]
-    kinds = dict.fromkeys(f"{kind}/CLASS" for kind, _, _ in by_class)
-    text = ", ".join([*(name for name in names if name.count("/") < 2), *kinds])
-    classes = dict.fromkeys(name for _, _, name in by_class)
-    named = [*list(classes)[:MAX_CLASSES], *(["…"] if len(classes) > MAX_CLASSES else [])]
-    return f"{text}, where CLASS is {', '.join(named)}" if classes else text
-
-
-def describe_folders(folder: Path) -> str:
-    """Say that a folder holds no runs, and which folders in it do, the latest first."""
-    depths = (folder.glob(f"{'*/' * depth}config.yaml") for depth in (2, 3))
-    found = {file.parent.parent for files in depths for file in files}
-    hidden = [f for f in found if any(p.startswith(".") for p in f.relative_to(folder).parts)]
-    latest = sorted(found.difference(hidden), key=lambda f: (-f.stat().st_mtime, f))
-    if not latest:
-        return f"Expected runs in {folder}, but none of its directories holds one."
-    commands = [quote_command("fashion-lit", "leaderboard", str(f)) for f in latest[:MAX_FOLDERS]]
-    more = [f"{len(latest) - MAX_FOLDERS} more"] if len(latest) > MAX_FOLDERS else []
-    return f"Expected runs in {folder}, but they are further down: {', '.join([*commands, *more])}"
 
 
 def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int:

@@ -4,50 +4,27 @@
     fashion-lit train run_dir=runs/2026-11-22_14-03-07-123456_report_cnn  # resume this run
     fashion-lit train -m optimizer.lr=0.1,0.2 data.batch_size=128,256 sweep_name=lr_batch_size
 
-`training.run` runs one training, `sweeps.launch` a multirun.
+`api.launch` starts both, `training.run` runs one training, `sweeps.launch` a multirun.
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import hydra
 
+from fashion_lit.api.launch import prepare, start_run, start_sweep
 from fashion_lit.config.compose import (
-    compose_jobs,
     hydra_errors_for_users,
     replaced_settings,
     with_teachers_in_list,
 )
 from fashion_lit.config.flags import SettingsParser
-from fashion_lit.config.groups import CONF_DIR, SWEEP, parse_override, with_config_dirs
-from fashion_lit.config.overrides import prepare_overrides, split_jobs
-from fashion_lit.config.settings import Config, differences, flatten
-from fashion_lit.config.trainer import check_driver
-from fashion_lit.config.typed import check_mode, check_names
+from fashion_lit.config.groups import CONF_DIR, SWEEP
 from fashion_lit.errors import RunError, Stopped, UserError, with_exit_codes
-from fashion_lit.parts.trust import trusting
 from fashion_lit.runs.signals import StopSignals
 
-# Importing torch takes seconds, so its users are imported after Hydra has accepted the command.
-
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of Hydra's --info
-# They number the processes of a run; here with their values in a run of one process.
-RANK_VARIABLES = {
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "GROUP_RANK": "0",
-    "NODE_RANK": "0",
-    "WORLD_SIZE": "1",
-    "LOCAL_WORLD_SIZE": "1",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "0",
-    "SLURM_NTASKS": "1",
-}
 
 
 @with_exit_codes
@@ -94,9 +71,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSignals) -> int:
     """Check the command's configurations, start its run or multirun, return the exit code."""
-    typed = with_config_dirs(args.overrides, args.config_dir)
-    multirun = args.multirun or any(text.lstrip("+").startswith(f"{SWEEP}=") for text in typed)
-    overrides = prepare_overrides(typed)
+    sweep = f"{SWEEP}="
+    multirun = args.multirun or any(text.lstrip("+").startswith(sweep) for text in args.overrides)
     shows = [name for name in ("help", "cfg", "info") if getattr(args, name)]
     if len(shows) > 1:
         raise UserError(f"Expected one of --{' and --'.join(shows)}, but got both.")
@@ -105,75 +81,15 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
             f"`--{shows[0]}` shows one configuration; leave out -m, and give each setting one "
             "value."
         )
-    check_mode(overrides, multirun=multirun)
-    check_names(overrides)
+    overrides = prepare(args.overrides, args.config_dir, multirun=multirun)
     if shows:
         show(args, overrides)
         return 0
     if multirun:
-        (first,) = compose_jobs(split_jobs(overrides)[0], multirun=False)
-        if first["launcher"].get("name") != "slurm":
-            check_driver(first)
-        from fashion_lit.sweeps.launch import launch_sweep
-
-        with trusting(first["plugins"]):
-            return launch_sweep(first, overrides, arguments, signals)
-    (composed,) = compose_jobs(overrides, multirun=False)
-    with trusting(composed["plugins"]):
-        launch_run(composed, overrides, signals)
+        jobs = start_sweep(overrides, arguments, signals)
+        return 0 if all(job.is_finished for job in jobs) else 1
+    start_run(overrides, signals)
     return 0
-
-
-def launch_run(composed: Config, overrides: Sequence[str], signals: StopSignals) -> None:
-    """Start a run or resume it."""
-    from fashion_lit.runs.directory import RunDirectory
-
-    recorded = RunDirectory(Path(str(composed["run_dir"])))
-    if not recorded.exists:
-        check_driver(composed)
-    elif not any(os.environ.get(name, value) != value for name, value in RANK_VARIABLES.items()):
-        with recorded.lock():  # refuse a run that another process trains before torch is imported
-            pass
-    if composed["ckpt_path"] is None and not os.environ.get("FASHION_LIT_RUN_DIR"):
-        config = recorded.config if recorded.exists and recorded.is_config_intact else composed
-        ignore_foreign_ranks(config.get("trainer", {}))
-    from fashion_lit.runs.resume import is_trained, resolve_run_config
-    from fashion_lit.sweeps.pruning import pruning_from_environment
-    from fashion_lit.training.device import check_machine
-    from fashion_lit.training.run import run_dir_of_first_process, run_job
-    from fashion_lit.training.tensorboard import Hyperparameters
-
-    composed |= run_dir_of_first_process()
-    config, run_dir = resolve_run_config(composed, overrides)
-    run = RunDirectory(run_dir.absolute())
-    if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
-        check_machine(config)
-    values = flatten(config)
-    first = chosen_settings(config, overrides) & values.keys()
-    run_job(config, run, signals, [Hyperparameters(values, first), *pruning_from_environment()])
-
-
-def chosen_settings(config: Config, overrides: Sequence[str]) -> set[str]:
-    """Return the settings that were typed or that differ from the default run's, dotted keys."""
-    (default,) = compose_jobs([], multirun=False)
-    return {parse_override(o).key_or_group for o in overrides} | differences(default, config).keys()
-
-
-def ignore_foreign_ranks(trainer: Any) -> None:
-    """Remove variables that number the processes of a run from a run of one process.
-
-    A shell or a cluster's job may have left them. Lightning reads them when it is imported.
-    """
-    if not isinstance(trainer, Mapping):
-        return  # which is refused later
-    if trainer.get("devices", 1) not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1:
-        return
-    given = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
-    if any(value != RANK_VARIABLES[name] for name, value in given.items()):
-        for name in given:
-            del os.environ[name]
-        described = ", ".join(f"{name}={value}" for name, value in given.items())
-        print(f"Ignoring {described}: this run has one process (trainer.devices=1).")
 
 
 def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:

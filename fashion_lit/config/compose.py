@@ -80,7 +80,7 @@ def compose_jobs(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
             key, _, values = text.partition("=")
             one_list = f", or write '{key}=[{values}]' if it is one list"
             raise UserError(
-                f"`{text}` holds several values; add -m to run each of them"
+                f"`{text}` holds several values; add -m (in Python: call sweep) to run each of them"
                 f"{'' if is_group(key, config_dirs(overrides)) else one_list}."
             )
     jobs = split_jobs(overrides) if multirun else [list(overrides)]

@@ -244,10 +244,15 @@ def check_mode(overrides: Sequence[str], *, multirun: bool) -> None:
             "output_root=DIR for the parent of sweeps/NAME."
         )
     if not multirun and "sweep_name" in given:
-        raise UserError("`sweep_name` names a multirun; add -m, or use run_dir=DIR for one run.")
+        raise UserError(
+            "`sweep_name` names a multirun; add -m (in Python: call sweep), or use run_dir=DIR for "
+            "one run."
+        )
     for key in given:
         if not multirun and key.split(".")[0] == "launcher":
-            raise UserError(f"`{key}` sets how a multirun starts its jobs; add -m.")
+            raise UserError(
+                f"`{key}` sets how a multirun starts its jobs; add -m (in Python: call sweep)."
+            )
     if "run_dir" in given and "output_root" in given:
         raise UserError("`output_root` has no effect beside run_dir; leave out one of them.")
     if multirun:

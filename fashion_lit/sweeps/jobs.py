@@ -64,6 +64,11 @@ class Job:
         return self.run.path.with_name(f"{self.run.path.name}.log")
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run is finished, and its metrics can be read."""
+        return self.run.exists and self.run.is_complete
+
+    @property
     def progress(self) -> float:
         """The fraction of the run's epochs that are done, in [0, 1]."""
         epochs = self.run.status.get("epoch", 0) if self.run.exists else 0
@@ -154,11 +159,6 @@ def _folder_name(words: Sequence[str]) -> str:
     return safe[:NAME_LENGTH].rstrip(".")
 
 
-def is_finished(run: RunDirectory) -> bool:
-    """Whether a job's run is finished, and its metrics can be read."""
-    return run.exists and run.is_complete
-
-
 def describe_end(job: Job) -> str:
     """Describe a job whose process has ended: one line, and one more on why it did not finish."""
     status = job.run.status if job.run.exists else {}
@@ -212,7 +212,7 @@ class Queue(JobSource):
         """Return the next job that no process is training, or None; print the finished ones."""
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
-            if is_finished(job.run):
+            if job.is_finished:
                 tqdm.write(f"{describe_end(job)} (finished before)", file=sys.stdout)
                 sys.stdout.flush()
             elif job.run.exists and job.run.is_locked():
@@ -228,5 +228,5 @@ class Queue(JobSource):
         self._num_running -= 1
         if exit_code and job.run.exists and job.run.is_locked():
             self._waiting.append(job)
-        elif exit_code and not is_finished(job.run):  # another process may have finished it
+        elif exit_code and not job.is_finished:  # another process may have finished it
             self.failed.append(job)

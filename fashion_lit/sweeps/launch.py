@@ -9,7 +9,7 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.parts.arguments import keyword_fields, named_schema, object_schema
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.signals import StopSignals
-from fashion_lit.sweeps.jobs import Queue, is_finished, plan_jobs
+from fashion_lit.sweeps.jobs import Job, Queue, plan_jobs
 from fashion_lit.sweeps.launchers import Launcher, LocalLauncher, ParallelLauncher
 from fashion_lit.sweeps.slurm import SlurmLauncher
 from fashion_lit.text import quote_command, quote_if_needed, shorten
@@ -20,8 +20,8 @@ LAUNCHERS = {"local": LocalLauncher, "parallel": ParallelLauncher, "slurm": Slur
 
 def launch_sweep(
     first: Config, overrides: Sequence[str], arguments: Sequence[str], signals: StopSignals
-) -> int:
-    """Plan a multirun and run its jobs.
+) -> list[Job]:
+    """Plan a multirun, run its jobs and return them.
 
     Args:
         first: the first job's configuration, which gives the sweep's name and output root.
@@ -29,7 +29,7 @@ def launch_sweep(
         arguments: the command line as typed.
         signals: watched for a request to stop.
 
-    Returns the exit code: 1 if a job failed, else 0. Raises Stopped and UserError.
+    Raises Stopped and UserError; a job that failed raises nothing.
     """
     sweep_dir = sweep_directory(first)
     jobs = plan_jobs([*overrides, "++test=false"], sweep_dir)
@@ -46,7 +46,7 @@ def launch_sweep(
     finally:
         print_sweep_end(sweep_dir, [job.run for job in jobs])
     print(f"To continue it, or to add jobs:\n  {repeat}")
-    return 0 if all(is_finished(job.run) for job in jobs) else 1
+    return jobs
 
 
 def sweep_directory(config: Config) -> Path:

@@ -26,6 +26,7 @@ from fashion_lit.errors import Stopped, UserError
 from fashion_lit.runs.signals import StopSignals, stop_signals
 from fashion_lit.sweeps.jobs import Job, JobSource, describe_end
 from fashion_lit.training.device import check_machine
+from fashion_lit.training.terminal import progress_bar
 
 POLL_SECONDS = 0.1
 SHOW_SECONDS = 1.0
@@ -228,9 +229,8 @@ def stopped_by(exit_code: int) -> int | None:
 @contextmanager
 def show_progress(source: JobSource) -> Iterator[Watch]:
     """Show one progress bar over all jobs, and print a line for each job that ends."""
-    with tqdm(
+    with progress_bar(
         total=source.total,
-        disable=None,  # no bar in files and pipes
         smoothing=0,
         bar_format="{desc} {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left{postfix}",
         dynamic_ncols=True,

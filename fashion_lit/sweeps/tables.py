@@ -13,6 +13,11 @@ MAX_SETTINGS = 8  # columns of a table that is on no terminal
 MAX_SETTING, MAX_STATE, NORMAL_STATE = 24, 100, 24  # characters of a cell
 
 
+def make_rows(entries: Sequence[Entry], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the leaderboard as dicts; unknown values are None."""
+    return [make_row(place, entry, columns) for place, entry in enumerate(entries, start=1)]
+
+
 def make_row(place: int, entry: Entry, columns: Sequence[str]) -> dict[str, Any]:
     """Return one row of the leaderboard as a dict; unknown values are None."""
     return {
@@ -48,7 +53,7 @@ def markdown(entries: Sequence[Entry], settings: Sequence[str], metric: str, wid
         width: the settings that fit into so many characters are columns, but at least one if the
             runs have no names; 0: MAX_SETTINGS of them.
     """
-    rows: list[dict[str, Any]] = [make_row(i, e, settings) for i, e in enumerate(entries, start=1)]
+    rows = make_rows(entries, settings)
     before, after = ["rank"], ["mean", "seconds"]
     if named := have_names(entries):
         before.append("run")

@@ -26,6 +26,7 @@ from fashion_lit.evaluation.curves import curves_frame
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.parts.trust import trusted_plugins, trusting
 from fashion_lit.runs.data_records import (
     DATA,
     DataIdentity,
@@ -56,18 +57,23 @@ class Run:
     Args:
         files: its directory.
         checkpoint: as for `load_run`.
+        plugins: as for `load_run`.
 
     Attributes:
         directory: its absolute path.
         config: its settings, nested plain dicts.
     """
 
-    def __init__(self, files: RunDirectory, checkpoint: str | None = None) -> None:
+    def __init__(
+        self, files: RunDirectory, checkpoint: str | None = None, plugins: Sequence[str] = ()
+    ) -> None:
         self.files = files
         self.directory = files.path.absolute()
         self.config = files.config
-        check_recorded(self.config, files.config_file)
         self._wanted = checkpoint
+        self._plugins = [*plugins, *trusted_plugins()]
+        with trusting(self._plugins):
+            check_recorded(self.config, files.config_file)
 
     def __repr__(self) -> str:
         return f"<Run {self.directory}>"
@@ -110,7 +116,8 @@ class Run:
 
     @cached_property
     def _choice(self) -> tuple[Path, str]:
-        return choose_checkpoint(self.files, self.config, self._wanted)
+        with trusting(self._plugins):
+            return choose_checkpoint(self.files, self.config, self._wanted)
 
     @cached_property
     def _loaded(self) -> tuple[ImageClassifier, Mapping[str, Any]]:
@@ -123,7 +130,8 @@ class Run:
                 f"Expected a checkpoint of the run's model, {self.architecture}, but {path} has "
                 f"{network_name(record['config'])} or other model settings."
             )
-        with as_in_new_process():  # weights are drawn before they are replaced
+        # Weights are drawn before they are replaced.
+        with as_in_new_process(), trusting(self._plugins):
             source = source_of(self.config)
             classifier = build_classifier(self.config, source.class_names, source.channels)
         check_fits(saved, classifier, path)
@@ -147,7 +155,8 @@ class Run:
         Raises UserError for other images than those that the run was trained on.
         """
         data = self.config["data"] | {"device": "cpu"}
-        datamodule = build_datamodule(self.config | {"data": data})
+        with trusting(self._plugins):
+            datamodule = build_datamodule(self.config | {"data": data})
         datamodule.prepare_data()
         datamodule.setup()
         recorded = self.record.get(DATA)
@@ -178,13 +187,19 @@ class Run:
         return self
 
 
-def load_run(directory: str | Path, checkpoint: str | Path | None = None) -> Run:
+def load_run(
+    directory: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    plugins: Sequence[str] = (),
+) -> Run:
     """Return a run from its directory; raises UserError if there is none.
 
     Args:
         directory: the run's directory, or a checkpoint in it, whose weights are then used.
         checkpoint: "best", "last" or a file; None selects the best checkpoint of a finished run
             and the newest valid one of an unfinished run.
+        plugins: packages that you trust: the run's own classes may be imported from them.
     """
     path = Path(directory).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
@@ -193,7 +208,7 @@ def load_run(directory: str | Path, checkpoint: str | Path | None = None) -> Run
                 f"Expected one checkpoint, but got {path} and {checkpoint}; leave out one of them."
             )
         checkpoint = path
-    return Run(run_of(path), None if checkpoint is None else str(checkpoint))
+    return Run(run_of(path), None if checkpoint is None else str(checkpoint), plugins)
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:

@@ -1,7 +1,8 @@
-"""The terminal output during training: a table with a line per epoch, above a progress bar."""
+"""The output during training: a table with a line per epoch, above a progress bar."""
 
 import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import lightning as L
@@ -13,12 +14,29 @@ from fashion_lit.runs.checkpoints import is_best_so_far
 from fashion_lit.training.callbacks import TrainingSpeed
 
 
+def progress_bar(*, show: bool = True, **arguments: Any) -> tqdm:
+    """Return a progress bar on a terminal, or in a notebook that has ipywidgets.
+
+    Elsewhere it is hidden: a bar of text would fill a file, or a notebook's cell, with its copies.
+
+    Args:
+        show: False: hide it everywhere.
+        arguments: of tqdm.
+    """
+    in_notebook = type(sys.stdout).__module__.startswith("ipykernel.")
+    if show and in_notebook and find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return notebook_bar(**arguments)
+    return tqdm(disable=None if show else True, **arguments)  # None: only on a terminal
+
+
 class TerminalTable(L.Callback):
     """Prints one line per epoch above a progress bar of the whole run with the time left.
 
     Args:
         speed: measures the images per second; a callback that runs before this one.
-        show_bar: draw the bar if standard error is a terminal.
+        show_bar: draw the bar where `progress_bar` can.
     """
 
     HEADER = (
@@ -41,10 +59,10 @@ class TerminalTable(L.Callback):
             return
         print(self.HEADER, flush=True)
         num_epochs = trainer.max_epochs or -1
-        self._bar = tqdm(
+        self._bar = progress_bar(
+            show=self.show_bar,
             total=int(trainer.num_training_batches) * num_epochs if num_epochs > 0 else None,
             initial=trainer.global_step,
-            disable=None if self.show_bar else True,  # None: only on a terminal
             unit="step",
             mininterval=0.5,  # seconds
             smoothing=0,  # average over the whole run, so the time left includes validation

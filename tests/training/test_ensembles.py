@@ -151,7 +151,7 @@ def test_runs_with_the_same_name_keep_their_own_weights() -> None:
         models: list[Any] = [
             SimpleNamespace(
                 name=Path(place).parent.name,
-                run=SimpleNamespace(path=Path(place).parent),
+                directory=Path(place).parent.absolute(),
                 checkpoint=Path(place),
             )
             for place in places
