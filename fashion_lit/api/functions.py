@@ -123,7 +123,8 @@ def leaderboard(directory: str | Path, *, metric: str = "val/accuracy") -> "pd.D
         )
     entries = rank(runs, metric, smallest_first=less_is_better)
     rows = make_rows(entries, varied_settings(entries))
-    return pd.DataFrame(rows).astype({"rank": "Int64"})
+    floats = dict.fromkeys(("mean", "std", "seconds"), float)  # None becomes NaN
+    return pd.DataFrame(rows).astype({"rank": "Int64"} | floats)
 
 
 def _plugins_of(overrides: Sequence[str]) -> list[str]:
@@ -168,11 +169,14 @@ def _errors_of_python() -> Iterator[StopSignals]:
 
 def _describe_failed(failed: "Sequence[Job]", jobs: "Sequence[Job]") -> str:
     """Say which jobs of a sweep failed, and why the first did."""
-    from fashion_lit.sweeps.jobs import describe_end
+    from fashion_lit.sweeps.jobs import last_line
 
-    end = " ".join(describe_end(failed[0]).split())
+    job = failed[0]
+    status = job.run.status if job.run.exists else {}
+    reason = str(status.get("reason") or last_line(job.log_file)).rstrip(".")
+    folder = job.run.path.parent.as_posix()
     return (
-        f"Expected all {len(jobs)} jobs to finish, but {len(failed)} did not, first: {end}; the "
-        f"same call repeats them, and leaderboard({failed[0].run.path.parent.as_posix()!r}) ranks "
-        "the others."
+        f"Expected all {len(jobs)} jobs to finish, but {len(failed)} did not, first "
+        f"{job.run.path.name}: {reason} (see {job.log_file}). The same call repeats what failed; "
+        f"leaderboard({folder!r}) ranks the others."
     )

@@ -95,7 +95,8 @@ BAD = [
     ("++optimizer.lr={a:1}", "Expected `optimizer.lr` to be a number, but got {'a': 1}."),
     ("++optimizer=3", "Expected `optimizer` to be one of adam, adamw, sgd, but got '3'."),
     ("model.network=3", "Expected `model.network` to be a group of settings, but got 3; choose"),
-    ("optimizer.lr=0.1,0.2", "holds several values; add -m to run each of them, or write "
+    ("optimizer.lr=0.1,0.2", "holds several values; add -m (in Python: call sweep) to run "
+     "each of them, or write "
      "'optimizer.lr=[0.1,0.2]'"),
     ("nonsense", "Expected an override of the form key=value, but got `nonsense`"),
     ("scheduler=cosine scheduler.warmup_epochs=50", "Expected `scheduler.warmup_epochs` to be "
@@ -247,7 +248,7 @@ def test_without_test_images_there_is_no_test(picture_folder: Path, tmp_path: Pa
         (["-m", "seed=0,1", "hydra/launcher=basic"], "`hydra/launcher` has no effect, because"),
         (["-m", "seed=0,1", "test=true"], "Expected `test` to be false in a multirun"),
         (["-m", "seed=0,1", "run_dir=here"], "`run_dir` is the directory of a single run; in"),
-        (["sweep_name=lr"], "`sweep_name` names a multirun; add -m, or use run_dir=DIR"),
+        (["sweep_name=lr"], "`sweep_name` names a multirun; add -m"),
     ],
 )
 def test_settings_of_the_other_mode_are_refused(

@@ -15,13 +15,11 @@ def test_notebook_executes(path: Path) -> None:
     for cell in notebook.cells:  # the other notebooks use synthetic data by default
         cell.source = cell.source.replace('DATA = "fashion_mnist"', 'DATA = "synthetic"')
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
-    images = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert images, "a notebook shows pictures"
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if "image/png" in output.get("data", {})]
+    printed = "".join(output["text"] for output in outputs if output.output_type == "stream")
+    assert not set("\r\x1b") & set(printed), "no bar fills the cell, no escape moves the cursor"
+    assert not [output for output in outputs if output.get("name") == "stderr"], printed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
