@@ -1,21 +1,28 @@
-"""The commands, settings and tables in the README match the code."""
+"""The commands, code, settings and tables in the README match the package."""
 
+import ast
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fashion_lit import RunDirectory
 from fashion_lit.__main__ import COMMANDS
+from fashion_lit.api.launch import prepare
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import CONF_DIR
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
+from fashion_lit.sweeps.jobs import plan_jobs
 from fashion_lit.sweeps.space import check_corners, read_space
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
 INLINE = re.findall(r"`(fashion-lit [^`…]+)`", README)
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 LINES = [line for block in BLOCKS for line in block.splitlines()] + INLINE
 TYPED = sorted({part.strip() for line in LINES for part in re.split(r"&&|\s#\s", line)})
 COMMANDS_TYPED = [line for line in TYPED if line.startswith("fashion-lit ")]
@@ -60,6 +67,28 @@ def test_module_table_lists_exactly_the_modules() -> None:
         named = {name.rstrip("/") for name in re.findall(r"`([a-z_]+/?)`", row)}
         modules = {path.stem for path in folder.iterdir() if path.suffix in (".py", "")}
         assert named == modules - {"__init__", "__pycache__"}, folder.name
+
+
+def test_python_code_runs(
+    finished_run: RunDirectory, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, swept = re.findall(r"(?:train|sweep)\((\[.*?\])\)", PYTHON[0])
+    for job in plan_jobs(
+        [*prepare([*small, *ast.literal_eval(swept)], [], multirun=True), "++test=false"],
+        tmp_path / "sweeps" / "first",
+    ):
+        shutil.copytree(finished_run.path, job.run.path)  # finished, so no process starts
+    code = "".join(PYTHON).replace(first, f"{first} + {small}").replace(swept, f"{small} + {swept}")
+    code = code.replace("model=report_cnn", "model.network.widths=[8,16,32]")
+    code = code.replace("runs/…/", f"{finished_run.path.as_posix()}/")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["run"].config["model"]["network"]["widths"] == [8, 16, 32]
+    assert names["run"].config["data"]["name"] == "synthetic"
+    assert len(names["runs"]) == 2
+    assert names["probabilities"].shape == (8, 10)
+    assert names["last"].checkpoint.name == "last.ckpt"
 
 
 def test_settings_exist() -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import warnings
 from typing import Literal
 
@@ -85,3 +86,20 @@ def test_the_state_is_a_new_processs_and_is_restored() -> None:
             change_everything("medium")
         assert state() == theirs
     assert state()[:7] == new
+
+
+def test_threads_take_turns() -> None:
+    order = []
+
+    def enter() -> None:
+        with as_in_new_process():
+            order.append("other")
+
+    other = threading.Thread(target=enter)
+    with as_in_new_process():
+        other.start()
+        other.join(timeout=0.2)
+        assert other.is_alive()
+        order.append("first")
+    other.join()
+    assert order == ["first", "other"]
