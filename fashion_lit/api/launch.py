@@ -100,17 +100,18 @@ def _start(
         ignore_foreign_ranks(config.get("trainer", {}))
     from fashion_lit.runs.resume import is_trained, resolve_run_config
     from fashion_lit.sweeps.pruning import pruning_from_environment
+    from fashion_lit.training.build import with_available_devices
     from fashion_lit.training.device import check_machine
     from fashion_lit.training.run import run_dir_of_first_process, run_job
     from fashion_lit.training.tensorboard import Hyperparameters
 
     composed |= run_dir_of_first_process()
     config, run_dir = resolve_run_config(composed, overrides)
-    if not may_start_others:
-        check_one_process(config, overrides)
     run = RunDirectory(run_dir.absolute())
     if not (run.exists and is_trained(run, config)):  # a trained run is tested on any device
         check_machine(config)
+    if not may_start_others:
+        check_one_process(with_available_devices(config)[0], overrides)
     values = flatten(config)
     first = chosen_settings(config, overrides) & values.keys()
     run_job(config, run, signals, [Hyperparameters(values, first), *pruning_from_environment()])
