@@ -34,9 +34,9 @@ def test_pictures_classes_and_labels_are_those_of_torchvision(copied: Path) -> N
     for part, split in zip(source.load(), ("train", "test"), strict=True):
         theirs = TorchvisionFolder(str(copied / split))
         assert list(source.class_names) == theirs.classes == ["Red car", "blau", "green"]
-        assert part.labels.tolist() == [label for _, label in theirs]
-        for image, (picture, _) in zip(part.images, theirs, strict=True):
-            assert torch.equal(image, pil_to_tensor(picture))
+        assert part.labels.tolist() == theirs.targets
+        for place, image in enumerate(part.images):
+            assert torch.equal(image, pil_to_tensor(theirs[place][0]))
     greys = ImageFolder(root=str(copied), size=24, channels=1).load()[1].images
     assert greys.shape == (15, 24, 24)
 
