@@ -38,7 +38,7 @@ def test_readme_has_the_two_set_up_commands() -> None:
 
 
 @pytest.mark.parametrize("line", COMMANDS_TYPED)
-def test_command_parses(line: str) -> None:
+def test_command_parses(line: str, idx_folder: Path, picture_folder: Path) -> None:
     _, command, *arguments = shlex.split(line)
     assert command in COMMANDS
     if command == "search":
@@ -48,6 +48,10 @@ def test_command_parses(line: str) -> None:
         return  # its own tests parse its arguments
     overrides = [argument for argument in arguments if not argument.startswith("--")]
     overrides = [o for o in overrides if o not in ("-m", "job", "model=my_net")]
+    for choice, folder in (("data=idx", idx_folder), ("data=folder", picture_folder)):
+        if choice in overrides:  # small data
+            overrides = [o.replace("=FOLDER", f"={folder.as_posix()}") for o in overrides]
+            overrides.append("data.batch_size=8")
     multirun = "-m" in arguments or any(text.startswith("sweep=") for text in arguments)
     for job in compose_jobs(prepare_overrides(overrides), multirun=multirun):
         check(job)
