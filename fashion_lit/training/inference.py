@@ -268,7 +268,7 @@ def predict(
         pixels, labels = run.datamodule.images_of(images)
         return Predictions(probabilities(run, pixels, views), labels, pixels)
     pixels = torch.as_tensor(images).cpu()
-    shape = tuple(run.datamodule.test.images.shape[1:])
+    shape = tuple(run.datamodule.train.images.shape[1:])
     if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != shape:
         wanted, given = (", ".join(map(str, ("N", *sizes))) for sizes in (shape, pixels.shape[1:]))
         raise UserError(
