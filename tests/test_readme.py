@@ -25,7 +25,11 @@ INLINE = re.findall(r"`(fashion-lit [^`…]+)`", README)
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 LINES = [line for block in BLOCKS for line in block.splitlines()] + INLINE
 TYPED = sorted({part.strip() for line in LINES for part in re.split(r"&&|\s#\s", line)})
-COMMANDS_TYPED = [line for line in TYPED if line.startswith("fashion-lit ")]
+# tests/end_to_end/test_own_parts.py runs those of the section on users' own parts.
+OWN_PARTS = README.partition("## Your own parts")[2].partition("## ")[0]
+COMMANDS_TYPED = [
+    line for line in TYPED if line.startswith("fashion-lit ") and line not in OWN_PARTS
+]
 SETTINGS = re.findall(
     r"`((?:data|model|trainer|optimizer|launcher|tensorboard)\.[a-z_]+)(?:=[^`]*)?`", README
 )
@@ -47,7 +51,7 @@ def test_command_parses(line: str, idx_folder: Path, picture_folder: Path) -> No
     if command not in ("train", "find-lr"):
         return  # its own tests parse its arguments
     overrides = [argument for argument in arguments if not argument.startswith("--")]
-    overrides = [o for o in overrides if o not in ("-m", "job", "model=my_net")]
+    overrides = [o for o in overrides if o not in ("-m", "job")]
     for choice, folder in (("data=idx", idx_folder), ("data=folder", picture_folder)):
         if choice in overrides:  # small data
             overrides = [o.replace("=FOLDER", f"={folder.as_posix()}") for o in overrides]

@@ -6,7 +6,6 @@ part_fields("optimizer", "torch.optim.RAdam")  # {"lr": (float | Tensor, 0.001),
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.parts.arguments import Fields, class_fields, parameters_of
 from fashion_lit.parts.trust import (
     TRUSTED,
+    check_no_library,
     find_class,
     is_import_path,
     not_trusted,
@@ -76,10 +76,13 @@ def check_trusted_parts(config: Mapping[str, Any]) -> None:
 
     Nothing is imported. The message names all packages, so that the user can decide at once.
     """
-    trusted = {*TRUSTED, *trusted_plugins(), *sys.stdlib_module_names}  # the last are refused later
-    parts = {s: p for s, p in named_parts(config).items() if p.partition(".")[0] not in trusted}
-    if parts:
-        raise not_trusted({f"{setting}.name": path for setting, path in parts.items()})
+    parts = {f"{setting}.name": path for setting, path in named_parts(config).items()}
+    for setting, path in parts.items():
+        check_no_library(setting, path)
+    trusted = (*TRUSTED, *trusted_plugins())
+    others = {s: path for s, path in parts.items() if path.partition(".")[0] not in trusted}
+    if others:
+        raise not_trusted(others)
 
 
 def plugins_of(config: Mapping[str, Any]) -> list[str]:

@@ -96,7 +96,8 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
             f"{found.__module__}; name it {found.__module__}.{found.__qualname__}."
         )
     if not issubclass(found, base) or isabstract(found) or found is base:
-        reason = "is abstract" if issubclass(found, base) else "is none"
+        reason = "is the base class itself" if found is base else "is abstract"
+        reason = reason if issubclass(found, base) else "is none"
         raise UserError(
             f"Expected `{setting}` to name a subclass of {base.__module__}.{base.__name__}, but "
             f"{path} {reason}."
@@ -106,11 +107,7 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
 
 def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool = False) -> None:
     """Raise UserError unless a class may be imported from a package."""
-    if package in sys.stdlib_module_names:
-        raise UserError(
-            f"Expected `{setting}` to name a class of this kind, but {path} is in Python's own "
-            "library, which has none."
-        )
+    check_no_library(setting, path)
     if package in _plugins.get():
         return
     if package in TRUSTED and not only_plugins:
@@ -127,6 +124,15 @@ def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool =
             f"(images, generator), but got {path}."
         )
     raise not_trusted({setting: path})
+
+
+def check_no_library(setting: str, path: str) -> None:
+    """Raise UserError for a class or function of Python's own library, which holds no parts."""
+    if path.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(
+            f"Expected `{setting}` to name a class of this kind, but {path} is in Python's own "
+            "library, which has none."
+        )
 
 
 def not_trusted(parts: Mapping[str, str]) -> UserError:

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,20 @@ def draw_kills(seed: int, count: int) -> list[tuple[str, int]]:
     return [(place, draw.randint(1, most[place])) for place in chosen]
 
 
-def check_kills(tmp_path: Path, settings: list[str], kills: list[tuple[str, int]]) -> int:
-    """Kill a run at each point, finish it and compare; returns the number of effective kills."""
+def check_kills(
+    tmp_path: Path, settings: list[str], kills: list[tuple[str, int]], again: Sequence[str] = ()
+) -> int:
+    """Kill a run at each point, finish it and compare; returns the number of effective kills.
+
+    `again` is typed whenever the run resumes.
+    """
     reference, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
     assert start(reference, settings, "never", 0) == 0
-    codes = [start(run, settings if i == 0 else [], *kill) for i, kill in enumerate(kills)]
+    typed = [settings, *([*again] for _ in kills)]
+    codes = [start(run, typed[i], *kill) for i, kill in enumerate(kills)]
     print([(*kill, code) for kill, code in zip(kills, codes, strict=True)])
     assert set(codes) <= {KILLED, 0}
-    assert start(run, [], "never", 0) == 0
+    assert start(run, [*again], "never", 0) == 0
     assert_same_result(run, reference)
     return codes.count(KILLED)
 
