@@ -4,15 +4,18 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from fashion_lit.config.compose import compose_jobs
+from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users, replaced_settings
 from fashion_lit.config.groups import CONF_DIR, SPACES, SWEEP
 from fashion_lit.config.overrides import prepare_overrides
-from fashion_lit.config.schema import check, keyword_fields
+from fashion_lit.config.schema import check
 from fashion_lit.config.settings import ADDED_SETTINGS, Config, flatten, leaves, network_name
+from fashion_lit.config.typed import check_names
 from fashion_lit.data.augment import Augment
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.distillation import Distillation
+from fashion_lit.parts.arguments import keyword_fields
+from fashion_lit.parts.trust import trusting
 from fashion_lit.training.build import build_datamodule
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -23,6 +26,8 @@ CHOICES = [
     for path in sorted((CONF_DIR / group).glob("*.yaml"))
 ]
 
+# They need a class of the user's, or a package that is no dependency; see test_own_parts.py.
+NOT_HERE = ("data=own", "loggers=wandb", "loggers=mlflow")
 AUGMENT_NOTHING = {"augment.flip": 0.0, "augment.shift": 0, "augment.erase": 0}
 
 
@@ -38,6 +43,8 @@ def test_every_choice_of_every_group_composes_and_builds(
     roots = {"data=idx": idx_folder, "data=folder": picture_folder}
     more = [f"data.root={roots[choice].as_posix()}", "data.batch_size=8"] if choice in roots else []
     config = compose(choice, *more)
+    if choice in NOT_HERE:
+        return
     check(config)
     build_classifier(config)
     build_datamodule(config)
@@ -149,12 +156,13 @@ def test_flatten_keeps_numbers_and_drops_paths() -> None:
 
 def test_settings_of_augmentation_that_older_runs_lack_are_off() -> None:
     defaults = {
-        f"augment.{k}": v for k, (_, v) in keyword_fields(Augment, exclude={"class_names"}).items()
+        f"augment.{k}": v
+        for k, (_, v) in keyword_fields(Augment, exclude={"class_names", "own"}).items()
     }
     added = {key: value for key, value in ADDED_SETTINGS.items() if key in defaults}
     assert defaults.keys() - added.keys() == AUGMENT_NOTHING.keys()
     written = compose("augment=none")["augment"]
-    assert written.keys() == keyword_fields(Augment, exclude={"class_names"}).keys()
+    assert written.keys() == keyword_fields(Augment, exclude={"class_names", "own"}).keys()
     for key, value in added.items():
         assert value == (list(defaults[key]) if isinstance(value, list) else defaults[key])
         assert value == written[key.removeprefix("augment.")]
@@ -188,3 +196,96 @@ def test_a_program_that_uses_hydra_itself_keeps_it() -> None:
         theirs = GlobalHydra.instance().hydra
         assert compose_jobs([], multirun=False)[0]["seed"] == 0
         assert GlobalHydra.instance().hydra is theirs
+
+
+RADAM = "optimizer.name=torch.optim.RAdam"
+
+
+def test_another_class_drops_the_settings_that_it_does_not_have() -> None:
+    (config,) = compose_jobs(prepare_overrides([RADAM]), multirun=False)
+    # of optimizer=sgd: momentum, decay_norms_and_biases, norms_and_biases_lr_factor are gone
+    assert config["optimizer"].keys() == {"name", "lr", "weight_decay"}
+    check(config)
+    assert set(replaced_settings(prepare_overrides([RADAM]))) == {
+        "optimizer.momentum",
+        "optimizer.decay_norms_and_biases",
+        "optimizer.norms_and_biases_lr_factor",
+    }
+    assert replaced_settings(prepare_overrides(["optimizer=adam"])) == []
+
+
+@pytest.mark.parametrize("typed", ["optimizer.momentum=0.9", "optimizer.momentum=0.8"])
+def test_what_is_typed_is_not_dropped_but_refused(typed: str) -> None:
+    (config,) = compose_jobs(prepare_overrides([RADAM, typed]), multirun=False)
+    with pytest.raises(UserError, match=r"Unknown setting `optimizer\.momentum`"):
+        check(config)
+
+
+def test_an_experiments_settings_are_not_dropped_but_refused() -> None:
+    overrides = prepare_overrides(["experiment=resnet18_scratch", RADAM])
+    (config,) = compose_jobs(overrides, multirun=False)
+    with pytest.raises(UserError, match=r"Unknown setting `optimizer\.norms_and_biases_lr_factor`"):
+        check(config)
+
+
+def test_settings_that_the_class_needs_are_all_named() -> None:
+    typed = ["scheduler.name=torch.optim.lr_scheduler.CyclicLR", "scheduler.interval=step"]
+    (config,) = compose_jobs(prepare_overrides(typed), multirun=False)
+    assert config["scheduler"].keys() == {"name", "interval"}
+    with pytest.raises(UserError, match=r"`scheduler\.base_lr` and `scheduler\.max_lr`"):
+        check(config)
+
+
+def test_a_run_is_named_after_its_own_network() -> None:
+    name = "model.network.name=torchvision.models.mnasnet.MNASNet"
+    (config,) = compose_jobs(prepare_overrides([name]), multirun=False)
+    assert config["run_dir"].endswith("_MNASNet")
+    assert config["model"]["network"] == {"name": "torchvision.models.mnasnet.MNASNet"}
+    assert config["model"]["label_smoothing"] == 0.1  # of the classifier, not of the network
+    (config,) = compose_jobs(prepare_overrides([name, "run_dir=runs/x_fast_cnn"]), multirun=False)
+    assert config["run_dir"] == "runs/x_fast_cnn"
+
+
+def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
+    overrides = [
+        "callbacks=[lr_monitor,device_stats]",
+        "callbacks.stop.name=lightning.pytorch.callbacks.EarlyStopping",
+        "callbacks.stop.monitor=val/loss",
+        "callbacks.lr_monitor.logging_interval=epoch",
+    ]
+    (config,) = compose_jobs(prepare_overrides(overrides), multirun=False)
+    assert check(config)["callbacks"].keys() == {"lr_monitor", "device_stats", "stop"}
+    assert config["callbacks"]["lr_monitor"]["logging_interval"] == "epoch"
+    without = [*overrides, "~callbacks.device_stats"]
+    (config,) = compose_jobs(prepare_overrides(without), multirun=False)
+    assert config["callbacks"].keys() == {"lr_monitor", "stop"}
+    jobs = compose_jobs(prepare_overrides(["callbacks=lr_monitor,swa"]), multirun=True)
+    assert [list(job["callbacks"]) for job in jobs] == [["lr_monitor"], ["swa"]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["callbacks=lr_monitors"], "did you mean `callbacks=lr_monitor`?"),
+        (["callbacks=[lr_monitor,swap]"], "did you mean `callbacks=swa`?"),
+        (["optimizer=[sgd,adam]"], "`optimizer` to be one of"),
+        (["callbacks.mine.monitor=x"], "`callbacks.mine.name`, the import path of a class"),
+        (["callbacks.mine=x"], "`callbacks.mine.name`, the import path of a class"),
+        (["callbacks.mine.name=3"], "`callbacks.mine.name` to be an import path, but got 3"),
+        (["data=synthetic", "data.source.name=a.B", "plugins=[a]"], "it exists with data=own"),
+        (["data.source.name=nowhere_at_all.B", "plugins=[nowhere_at_all]"], "there is no module"),
+        (["data=own"], "`data.source.name` to be an import path, but got '???'"),
+        (["plugins=[a.b]", RADAM], "trust the whole package, a"),
+        (["optimizer.name=adamm"], "one of adam, adamw, sgd, an import path"),
+        ([RADAM, "optimizer.betas=[0.9]"], "`optimizer.betas` to be a list of at least 2 values"),
+        ([RADAM, "optimizer.lr=-1"], "torch.optim.radam.RAdam accepts, but it raised ValueError"),
+    ],
+)
+def test_own_parts_that_cannot_be_are_refused(typed: list[str], expected: str) -> None:
+    with pytest.raises(UserError) as error, hydra_errors_for_users():
+        overrides = prepare_overrides(typed)
+        check_names(overrides)
+        (config,) = compose_jobs(overrides, multirun=False)
+        with trusting(config["plugins"]):
+            check(config)
+    assert expected in str(error.value)

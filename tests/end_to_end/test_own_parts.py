@@ -13,13 +13,14 @@ import sys
 import venv
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_interruptions import stop_at
-from test_kills import SETTINGS, assert_same_result, check_kills
+from test_kills import SETTINGS, assert_same_result, check_kills, curves
 
 import fashion_lit
 from fashion_lit import CNNClassifier
@@ -104,6 +105,32 @@ def test_every_command_of_the_section_works(place: Path, small: list[str]) -> No
     assert run.config["model"]["network"] == {"name": "my_parts.MyNet", "width": 64}
     assert "plugins" not in run.config
     assert list((place / "runs").glob("*/csv/*/*/metrics.csv"))
+
+
+def test_ready_callbacks_run_together_and_log(
+    train: Train, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["callbacks=[lr_monitor,device_stats,swa]", "trainer.log_every_n_steps=1"]
+    settings += ["trainer.max_epochs=3", "scheduler=constant", "averaging=none"]
+    whole = train(*settings)
+    assert {tag for tag in curves(whole) if tag.startswith("lr-SGD")}
+    path = whole.path.with_name("stopped")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", 7)
+        assert main([*small, *settings, f"run_dir={path.as_posix()}"]) == 130
+    assert main([f"run_dir={path.as_posix()}"]) == 0
+    assert RunDirectory(path).status["state"] == "finished"
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_a_logger_that_is_not_installed_says_what_to_install(
+    package: str, small: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    assert main([*small, f"loggers={package}", "run_dir=own"]) == 2
+    assert f"pip install -U '{package}" in capsys.readouterr().err
+    assert not (place / "own").exists()
 
 
 def test_the_csv_logger_has_every_step_once_also_after_a_stop(
