@@ -248,10 +248,10 @@ def chosen_name(config: Mapping[str, Any], path: str, choices: Collection[str]) 
     if is_import_path(name) and holds_part(path):
         return str(name)
     if not isinstance(name, str) or name not in choices:
-        kinds = [*sorted(choices), *(["an import path"] if holds_part(path) else [])]
+        kinds = [f"one of {', '.join(sorted(choices))}"] if choices else []
+        kinds += ["an import path"] if holds_part(path) else []
         raise UserError(
-            f"Expected `{path}.name` to be {'one of ' * (len(kinds) > 1)}{', '.join(kinds)}, but "
-            f"got {shorten(repr(name))}"
+            f"Expected `{path}.name` to be {' or '.join(kinds)}, but got {shorten(repr(name))}"
             f"{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
         )
     return name

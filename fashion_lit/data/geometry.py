@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # of the views, pixels down and right
+
 
 def over_pixels(values: Tensor, images: Tensor) -> Tensor:
     """Return values (B,) as (B, 1, …), which are broadcast over the pixels of their images."""
@@ -110,3 +112,23 @@ def erase_square(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor
     """
     side = torch.full_like(top, size)
     return images.masked_fill(inside_boxes(images, top, left, side, side), 0)
+
+
+def tta_views(*, mirrored: bool) -> list[tuple[bool, int, int]]:
+    """Return the views for test-time augmentation, as arguments (mirrored, down, right).
+
+    All SHIFTS and, if training used mirrored images, their mirror images: a network that was
+    trained without them becomes less accurate with them.
+    """
+    mirrors = (False, True) if mirrored else (False,)
+    return [(mirror, down, right) for mirror in mirrors for down, right in SHIFTS]
+
+
+def apply_view(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
+    """Return images (B, H, W) or (B, 3, H, W) uint8, mirrored if asked and shifted by a pixel."""
+    if (mirrored, down, right) == (False, 0, 0):
+        return images
+    flips, *moves = (
+        torch.full((len(images),), value, device=images.device) for value in (mirrored, down, right)
+    )
+    return shift_pixels(flip_horizontally(images, flips), *moves, limit=1)

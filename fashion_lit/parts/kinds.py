@@ -6,9 +6,12 @@ part_fields("optimizer", "torch.optim.RAdam")  # {"lr": (float | Tensor, 0.001),
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from fashion_lit.errors import UserError
@@ -47,7 +50,10 @@ KINDS = {
     "augment.own": Kind("builtins.object"),
     "data.source": Kind("fashion_lit.data.sources.source.ImageSource"),
     "callbacks": Kind("lightning.pytorch.Callback"),
-    "loggers": Kind("lightning.pytorch.loggers.Logger", defaults=("save_dir", "run_name", "id")),
+    "loggers": Kind(
+        "lightning.pytorch.loggers.Logger",
+        defaults=("save_dir", "run_name", "id", "tracking_uri", "artifact_location"),
+    ),
 }
 SEVERAL = ("callbacks", "loggers")
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
@@ -173,7 +179,9 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
     states: dict[str, str] = {}
     for setting in named_parts(config):
         if setting.partition(".")[0] in SEVERAL:
-            part = build_part(setting, _look_up(config, setting), save_dir=".")
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                places = logger_places(Path(folder))
+                part = build_part(setting, _look_up(config, setting), **places)
             key = getattr(part, "state_key", setting)  # of a callback's state in a checkpoint
             if key in states:
                 raise UserError(
@@ -185,6 +193,17 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
             colours = (source.channels,) if source.channels > 1 else ()
             shape = (2, *colours, source.image_size, source.image_size)
             check_augmentation(build_part(setting, _look_up(config, setting)), shape)
+
+
+def logger_places(folder: Path) -> dict[str, str]:
+    """Return the arguments that make a logger write into a folder, for constructors with them.
+
+    MLflow refuses files for its records by now, so they are in a database.
+    """
+    places = {"save_dir": str(folder), "artifact_location": (folder / "artifacts").as_uri()}
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        places["tracking_uri"] = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+    return places
 
 
 def error_of_part(setting: str, path: str, error: Exception) -> UserError:

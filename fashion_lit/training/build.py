@@ -17,8 +17,9 @@ from fashion_lit.config.settings import Config, flatten
 from fashion_lit.data.augment import Augment
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
+from fashion_lit.files import event_files
 from fashion_lit.parts.arguments import keyword_fields
-from fashion_lit.parts.kinds import build_part, named_parts, part_class
+from fashion_lit.parts.kinds import build_part, logger_places, named_parts, part_class
 from fashion_lit.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.logger import RunLogger
@@ -158,23 +159,25 @@ def build_own_callbacks(config: Config) -> list[L.Callback]:
     return [build_part(f"callbacks.{key}", part) for key, part in parts.items()]
 
 
-def build_own_loggers(config: Config, run: RunDirectory) -> list[Logger]:
+def build_own_loggers(config: Config, run: RunDirectory, events: RunLogger) -> list[Logger]:
     """Build the loggers that `loggers` names by import path; they write into the run's directory.
 
     A logger with a name to show, such as that of Weights & Biases, gets the run's. Its `id` is the
-    same whenever the run resumes, so that it continues.
+    same whenever the run resumes, so that it continues: it depends on the first file of `events`.
     """
-    loggers = []
-    created = run.config_file.stat().st_mtime_ns
-    for key, part in (config.get("loggers") or {}).items():
+    loggers: list[Logger] = []
+    if not config.get("loggers"):
+        return loggers
+    _ = events.experiment  # creates its file
+    first = min((path.name for path in event_files(run.path)), default="")
+    identity = hashlib.sha256(f"{run.path.name} {first}".encode()).hexdigest()[:16]
+    for key, part in config["loggers"].items():
         parameters = inspect.signature(part_class(f"loggers.{key}", part["name"])).parameters
         shown = {"run_name": run.path.name}
         if "name" in parameters and parameters["name"].default is None:
             shown["name"] = run.path.name
-        identity = hashlib.sha256(f"{run.path.name} {created}".encode()).hexdigest()[:16]
-        logger = build_part(
-            f"loggers.{key}", part, save_dir=str(run.path / key), id=identity, **shown
-        )
+        places = logger_places(run.path.absolute() / key)
+        logger = build_part(f"loggers.{key}", part, **places, id=identity, **shown)
         logger.log_hyperparams(flatten(config))
         loggers.append(logger)
     return loggers
@@ -214,7 +217,7 @@ def build_trainer(
         trainer = L.Trainer(
             **arguments,
             default_root_dir=run.path,
-            logger=[logger, *build_own_loggers(config, run)],
+            logger=[logger, *build_own_loggers(config, run, logger)],
             enable_autolog_hparams=False,  # TensorBoardPages logs them with their metrics
             plugins=[AtomicCheckpointIO(previous, needs_check=bool(named_parts(config)))],
             callbacks=callbacks,

@@ -20,7 +20,7 @@ from torch import Tensor
 from fashion_lit.config.schema import check_recorded, source_of
 from fashion_lit.config.settings import Config, network_name
 from fashion_lit.data.datamodule import FashionMNISTDataModule
-from fashion_lit.data.geometry import flip_horizontally, shift_pixels
+from fashion_lit.data.geometry import apply_view, tta_views
 from fashion_lit.errors import UserError
 from fashion_lit.evaluation.curves import curves_frame
 from fashion_lit.evaluation.predictions import Predictions, Split
@@ -44,8 +44,6 @@ from fashion_lit.training.process import as_in_new_process, silence_known_messag
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pixels down and right
 
 
 class Run:
@@ -261,7 +259,9 @@ def predict(
         The probabilities (N, number of classes) float32, on the CPU: of a split in `Predictions`,
         with its labels and images; of other images as a tensor.
     """
-    views = tta_views(run.config) if augmented else [(False, 0, 0)]
+    views = (
+        tta_views(mirrored=bool(run.config["augment"]["flip"])) if augmented else [(False, 0, 0)]
+    )
     if isinstance(images, str):
         if images not in get_args(Split):
             raise UserError(f"Expected a split, val or test, but got {images!r}.")
@@ -296,23 +296,3 @@ def probabilities(run: Run, images: Tensor, views: Sequence[tuple[bool, int, int
             logits = [module(x).float().cpu() for x in inputs]
             total = total + torch.cat(logits).softmax(1)
     return total / len(views)
-
-
-def tta_views(config: Config) -> list[tuple[bool, int, int]]:
-    """Return the views for test-time augmentation, as arguments (mirrored, down, right).
-
-    All SHIFTS, and their mirror images if training used `augment.flip`: a network that was trained
-    without mirrored images becomes less accurate with them.
-    """
-    mirrors = (False, True) if config["augment"]["flip"] else (False,)
-    return [(mirrored, down, right) for mirrored in mirrors for down, right in SHIFTS]
-
-
-def apply_view(images: Tensor, mirrored: bool, down: int, right: int) -> Tensor:
-    """Return images (B, H, W) or (B, 3, H, W) uint8, mirrored if asked and shifted by a pixel."""
-    if (mirrored, down, right) == (False, 0, 0):
-        return images
-    flips, *moves = (
-        torch.full((len(images),), value, device=images.device) for value in (mirrored, down, right)
-    )
-    return shift_pixels(flip_horizontally(images, flips), *moves, limit=1)

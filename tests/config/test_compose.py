@@ -276,7 +276,7 @@ def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
         (["data.source.name=nowhere_at_all.B", "plugins=[nowhere_at_all]"], "there is no module"),
         (["data=own"], "`data.source.name` to be an import path, but got '???'"),
         (["plugins=[a.b]", RADAM], "trust the whole package, a"),
-        (["optimizer.name=adamm"], "one of adam, adamw, sgd, an import path"),
+        (["optimizer.name=adamm"], "one of adam, adamw, sgd or an import path"),
         ([RADAM, "optimizer.betas=[0.9]"], "`optimizer.betas` to be a list of at least 2 values"),
         ([RADAM, "optimizer.lr=-1"], "torch.optim.radam.RAdam accepts, but it raised ValueError"),
     ],

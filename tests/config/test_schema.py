@@ -85,11 +85,11 @@ BAD = [
     ("model.class_weights=[1,2]", "Expected `model.class_weights` to be a list of 10 values"),
     ("model.class_weights.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
     ("data.device=tpu", "Expected `data.device` to be one of 'auto', 'cpu' or 'cuda', but got"),
-    ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, folder, idx, synthetic, but "
-     "got 'fashion_mist'; did you mean `data=fashion_mnist`?"),
+    ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, folder, idx, own, "
+     "synthetic, but got 'fashion_mist'; did you mean `data=fashion_mnist`?"),
     ("optimizer=lion", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'lion'."),
-    ("optimizer.name=adamm", "Expected `optimizer.name` to be one of adam, adamw, sgd, but got "
-     "'adamm'; did you mean `optimizer.name=adam`?"),
+    ("optimizer.name=adamm", "Expected `optimizer.name` to be one of adam, adamw, sgd or an "
+     "import path, but got 'adamm'; did you mean `optimizer.name=adam`?"),
     ("model.network.name=fastcnn", "did you mean `model.network.name=fast_cnn`?"),
     ("optimizer=null", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'null'."),
     ("++optimizer.lr={a:1}", "Expected `optimizer.lr` to be a number, but got {'a': 1}."),
@@ -167,7 +167,7 @@ BAD = [
     ("trainer.num_sanity_val_steps=-2", "to be at least 0 or -1, but got -2."),
     ("trainer.limit_predict_batches=3", "is set by fashion-lit itself; use fashion-lit evaluate"),
     ("seed=" + "9" * 5000, "Expected an override of the form key=value, but got `seed=999"),
-    ("optimizer.name=[1]", "to be one of adam, adamw, sgd, but got [1]"),
+    ("optimizer.name=[1]", "to be one of adam, adamw, sgd or an import path, but got [1]"),
     ("model=resnet18 model.backbone=vgg12", "network of torchvision, such as vgg1"),
     ("model=resnet18 model.backbone=googlenet", "`model.backbone` to be a classification network"),
     ("model=resnet18 model.backbone=vgg11 data.image_size=28", "images of 28 x 28 pixels, but: "),

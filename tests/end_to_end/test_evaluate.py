@@ -20,12 +20,13 @@ from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check
 from fashion_lit.config.settings import leaves
+from fashion_lit.data.geometry import apply_view, tta_views
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.evaluation.calibration import apply_temperature, fit_temperature
 from fashion_lit.evaluation.predictions import ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.inference import apply_view, load_run, predict, tta_views
+from fashion_lit.training.inference import load_run, predict
 
 FILES = {
     "classification_report.csv",
@@ -232,11 +233,11 @@ def test_views_are_mirrored_and_shifted() -> None:
 
 def test_views_are_mirrored_only_if_training_images_were() -> None:
     def mirrors(flip: float) -> set[bool]:
-        return {mirrored for mirrored, _, _ in tta_views({"augment": {"flip": flip}})}
+        return {mirrored for mirrored, _, _ in tta_views(mirrored=flip > 0)}
 
     assert mirrors(0.0) == {False}
     assert mirrors(0.5) == {False, True}
-    assert tta_views({"augment": {"flip": 0.0}})[0] == (False, 0, 0)
+    assert tta_views(mirrored=False)[0] == (False, 0, 0)
 
 
 def test_the_test_set_stays_closed_unless_requested(

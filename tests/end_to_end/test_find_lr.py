@@ -41,7 +41,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[ImageClassifier]:
     found: list[ImageClassifier] = []
     original = build.build_classifier
 
-    def build_classifier(config: Any) -> ImageClassifier:
+    def build_classifier(config: Any, *images: Any) -> ImageClassifier:
         found.append(original(config))
         return found[-1]
 

@@ -34,7 +34,7 @@ def test_one_epoch_leaves_a_complete_run_directory(model: str, train: Train) -> 
     names = {path.name for path in run.path.iterdir()}
     (events,) = [name for name in names if name.startswith("events.out.tfevents.")]
     assert names - {".lock"} == {
-        "config.yaml", "status.json", "metrics.json", "checkpoints", events
+        "config.yaml", "data.json", "status.json", "metrics.json", "checkpoints", events
     }  # fmt: skip
     assert {path.name for path in run.checkpoint_dir.iterdir()} == {"best.ckpt", "last.ckpt"}
     end = {"state": "finished", "epoch": 1, "step": 4, "reason": ""}

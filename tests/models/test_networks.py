@@ -130,7 +130,7 @@ def test_networks_take_the_channels_and_classes_of_the_images(name: str) -> None
 def test_a_network_with_another_number_of_logits_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: ReadsValues)
+    monkeypatch.setattr("fashion_lit.models.networks.network_class", lambda name: ReadsValues)
     config = {"model": {"name": "cnn", "network": {"name": "own", "size": 11}}}
     with pytest.raises(
         UserError, match=r"logits of 10 classes, \(2, 10\) for .* returns \(2, 11\)"
@@ -177,9 +177,9 @@ def test_a_network_that_reads_values_is_tried_on_the_cpu(monkeypatch: pytest.Mon
         return {"model": model, "data": {"batch_size": 8, "image_size": 28}}
 
     state = torch.get_rng_state()
-    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: ReadsValues)
+    monkeypatch.setattr("fashion_lit.models.networks.network_class", lambda name: ReadsValues)
     assert check_network(config(10), FashionMNIST()) == 28 * 28 * 10 + 10
     assert torch.equal(torch.get_rng_state(), state)
-    monkeypatch.setattr("fashion_lit.models.cnn.network_class", lambda name: Unfinished)
+    monkeypatch.setattr("fashion_lit.models.networks.network_class", lambda name: Unfinished)
     with pytest.raises(UserError, match=r"Expected a network for images of 28 x 28 pixels, but: "):
         check_network(config(11), FashionMNIST())
