@@ -166,14 +166,13 @@ def _with_own_parts(config: Config, choices: Mapping[str, Any], overrides: Seque
     with trusting(config["plugins"]):
         check_trusted_parts(config)
         for setting, name in named.items():
-            fields, part = part_fields(setting, name), _look_up(config, setting)
-            replaced = _look_up(before, setting)
-            for key in (
-                replaced.keys() - fields.keys() - {"name"} if replaced["name"] != name else ()
-            ):
-                if f"{setting}.{key}" not in typed and part.get(key) == replaced[key]:
-                    del part[key]
-            _set(config, setting, part)
+            part, replaced = _look_up(config, setting), _look_up(before, setting)
+            if not isinstance(replaced, dict) or replaced.get("name") == name:
+                continue  # the choice has no such part, or this one
+            known = {"name", *part_fields(setting, name)}
+            unknown = {k for k in replaced.keys() - known if f"{setting}.{k}" not in typed}
+            kept = {k: v for k, v in part.items() if k not in unknown or v != replaced.get(k)}
+            _set(config, setting, kept)
     network, run_dir = named.get("model.network"), config["run_dir"]
     if network and "run_dir" not in typed and isinstance(run_dir, str):
         start = run_dir.removesuffix(str(choices["model"]))

@@ -21,9 +21,9 @@ from fashion_lit.data.sources.source import (
     MAX_IMAGE_SIZE,
     ImageSource,
     LabelledImages,
-    check_images,
     check_source,
     fingerprint,
+    load_from,
     mean_and_std,
 )
 from fashion_lit.data.split import (
@@ -167,8 +167,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def _load(self) -> None:
         source = self.source
-        train, test = source.load()
-        check_images(source, train, test)
+        train, test = load_from(source)
         mean, std = source.mean, source.std
         if mean is None or std is None:
             mean, std = mean_and_std(train.images)

@@ -278,6 +278,10 @@ def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
         (["plugins=[a.b]", RADAM], "trust the whole package, a"),
         (["optimizer.name=adamm"], "one of adam, adamw, sgd or an import path"),
         ([RADAM, "optimizer.betas=[0.9]"], "`optimizer.betas` to be a list of at least 2 values"),
+        (
+            ["model=resnet18", "model.network.name=torch.nn.Linear"],
+            "Unknown setting `model.network",
+        ),
         ([RADAM, "optimizer.lr=-1"], "torch.optim.radam.RAdam accepts, but it raised ValueError"),
     ],
 )

@@ -18,10 +18,21 @@ from torch import Tensor
 
 from fashion_lit.data.classes import check_class_names
 from fashion_lit.errors import UserError
+from fashion_lit.text import shorten
 
 MAX_IMAGE_SIZE = 4096  # pixels
 NUM_GREYS = 256
 CHUNK = 1000  # images whose pixels are counted at once
+# Attributes that a source has to set, and their types.
+ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
+    "title": str,
+    "class_names": (list, tuple),
+    "num_train": int,
+    "num_test": int,
+    "image_size": int,
+    "channels": int,
+}
+EXAMPLES = {str: "a text", int: "a whole number", (list, tuple): "a list of texts"}
 
 
 def check_root(value: Any) -> Any:
@@ -82,6 +93,12 @@ class ImageSource(ABC):
 
 def check_source(source: ImageSource) -> None:
     """Raise UserError unless the attributes of an image source are possible."""
+    kind = type(source).__name__
+    for name, types in ATTRIBUTES.items():
+        value = getattr(source, name, None)
+        if not isinstance(value, types) or isinstance(value, bool):
+            given = "it has none" if value is None else f"got {shorten(repr(value))}"
+            raise UserError(f"Expected {kind} to set `{name}`, {EXAMPLES[types]}, but {given}.")
     title, channels = source.title, source.channels
     check_class_names(source.class_names, title)
     if source.num_train < 1 or source.num_test < 0:
@@ -109,6 +126,26 @@ def check_source(source: ImageSource) -> None:
         raise UserError(f"Expected `std` of {title} to be above 0, but got {source.std!r}.")
 
 
+def load_from(source: ImageSource) -> tuple[LabelledImages, LabelledImages]:
+    """Return the training and test images of a source.
+
+    Raises UserError with the error that a user's source raises, and unless the images are what the
+    source's attributes say.
+    """
+    try:
+        train, test = (LabelledImages(*part) for part in source.load())
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
+        raise UserError(
+            f"Expected {type(source).__name__}.load to return training and test images, but it "
+            f"raised {type(error).__name__}: {reason}."
+        ) from error
+    check_images(source, train, test)
+    return train, test
+
+
 def check_images(source: ImageSource, train: LabelledImages, test: LabelledImages) -> None:
     """Raise UserError unless what a source has loaded is what its attributes say."""
     side = source.image_size
@@ -119,7 +156,10 @@ def check_images(source: ImageSource, train: LabelledImages, test: LabelledImage
         (test, source.num_test, "test"),
     ):
         expected = ((count, *pixels), torch.uint8, (count,), torch.int64)
-        found = [(tuple(tensor.shape), tensor.dtype) for tensor in part]
+        found = [
+            (tuple(tensor.shape), tensor.dtype) if isinstance(tensor, Tensor) else (type(tensor),)
+            for tensor in part
+        ]
         if (*found[0], *found[1]) != expected:
             raise UserError(
                 f"Expected {source.title} to load {name} images {expected[0]} uint8 and labels "

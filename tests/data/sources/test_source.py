@@ -13,6 +13,7 @@ from fashion_lit.data.sources.source import (
     check_images,
     check_source,
     fingerprint,
+    load_from,
     mean_and_std,
 )
 from fashion_lit.errors import UserError
@@ -82,6 +83,10 @@ def test_the_fingerprint_depends_on_names_images_labels_and_their_order() -> Non
         ({"channels": 4}, "images of 1 or 3 channels"),
         ({"mean": (0.5,)}, "`mean` of noise to hold a number for each of its 3 channels"),
         ({"std": (0.5, 0.0, 0.5)}, "`std` of noise to be above 0"),
+        ({"title": None}, "Expected Noise to set `title`, a text, but it has none"),
+        ({"class_names": "abc"}, "Expected Noise to set `class_names`, a list of texts, but got"),
+        ({"num_train": 6.5}, "`num_train`, a whole number, but got 6.5"),
+        ({"image_size": True}, "`image_size`, a whole number, but got True"),
     ],
 )
 def test_impossible_attributes_are_refused(attributes: dict[str, Any], message: str) -> None:
@@ -96,6 +101,7 @@ def test_impossible_attributes_are_refused(attributes: dict[str, Any], message: 
         (draw(5), r"load training images \(6, 3, 8, 8\) uint8 and labels \(6,\) int64, but got"),
         (draw(6, (8, 8)), r"but got \(\(6, 8, 8\), torch\.uint8\)"),
         (draw(6)._replace(labels=torch.zeros(6)), r"\(\(6,\), torch\.float32\)"),
+        (draw(6)._replace(labels=[0, 1]), "but got .* and .*list"),  # type: ignore[arg-type]
         (draw(6)._replace(labels=torch.arange(6)), "labels of 0 to 2 in the training images of"),
     ],
 )
@@ -103,3 +109,27 @@ def test_other_images_than_announced_are_refused(train: LabelledImages, message:
     check_images(Noise(), *Noise().load())
     with pytest.raises(UserError, match=message):
         check_images(Noise(), train, draw(3))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [
+        (None, "Noise.load to return training and test images, but it raised TypeError"),
+        ((draw(6),), "it raised ValueError: not enough values"),
+        ((draw(6), (1, 2, 3)), "it raised TypeError"),
+        ((draw(6), draw(2)), r"load test images \(3, 3, 8, 8\)"),
+    ],
+)
+def test_what_a_source_returns_or_raises_instead_is_one_sentence(loaded: Any, message: str) -> None:
+    source = Noise()
+    assert load_from(source)[0].images.shape == (6, 3, 8, 8)
+    source.load = lambda: loaded  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=message):
+        load_from(source)
+    with pytest.raises(FileNotFoundError):  # a command names the file
+        load_from(Missing())
+
+
+class Missing(Noise):
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        raise FileNotFoundError("pixels.bin")
