@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fashion_lit.config.compose import adopt
 from fashion_lit.config.groups import parse_override
-from fashion_lit.config.schema import keyword_fields
 from fashion_lit.config.schema import source_of as image_source_of
 from fashion_lit.config.settings import LOCATION_KEYS, Config, absolute, network_name
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.errors import UserError
-from fashion_lit.models.build import build_classifier
+from fashion_lit.models.build import classifier_shapes
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.transfer import TransferClassifier, load_pretrained
+from fashion_lit.parts.arguments import keyword_fields
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.integrity import RECORD, read_checkpoint
 
@@ -69,9 +68,7 @@ def check_initial_weights(config: Config) -> None:
     source, weights = source_of(config), config["model"].get("weights")
     if source is None and weights is None:
         return
-    images = image_source_of(config)
-    with torch.device("meta"):  # shapes alone
-        classifier = build_classifier(config, images.class_names, images.channels)
+    classifier = classifier_shapes(config, image_source_of(config))
     if source is not None:
         initial_weights(read_checkpoint(source), classifier, source, network_name(config))
     elif isinstance(classifier, TransferClassifier):
