@@ -8,11 +8,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.groups import SPACES, parse_override
 from fashion_lit.config.overrides import expand, prepare_overrides
-from fashion_lit.config.schema import check, keyword_fields
+from fashion_lit.config.schema import check
 from fashion_lit.config.settings import Config
 from fashion_lit.config.typed import check_mode, check_names
 from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import UserError
+from fashion_lit.parts.arguments import keyword_fields
 from fashion_lit.runs.initial_weights import with_settings_of_source
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fashion_lit.config.schema import keyword_fields
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.errors import UserError
 from fashion_lit.models import networks
@@ -14,6 +13,7 @@ from fashion_lit.models.build import check_network
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.models.networks.fast_cnn import FastCNN, GlobalMaxPool
 from fashion_lit.models.networks.report_cnn import ReportCNN, mean_bins
+from fashion_lit.parts.arguments import keyword_fields
 
 
 def test_report_cnn_has_2493514_parameters() -> None:
