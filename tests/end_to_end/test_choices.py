@@ -43,7 +43,13 @@ SMALLER = {
 }
 CHOICES = [f"{group}={name}" for group in GROUPS for name in choice_files(group, [CONF_DIR])]
 CHOICES = [choice for choice in CHOICES if choice not in NOT_EXACT]
-QUICK = [choice for choice in CHOICES if not choice.startswith(("model=", "experiment="))]
+# Those with a state of their own, and one of each other kind.
+QUICK = [
+    choice
+    for choice in CHOICES
+    if choice.startswith(("optimizer=", "scheduler=", "averaging=", "callbacks=", "loggers="))
+    or choice in ("augment=strong", "precision=bf16", "debug=overfit")
+]
 
 
 def settings_of(choice: str) -> list[str]:
