@@ -1,4 +1,4 @@
-"""fashion-lit: train and sweep Fashion-MNIST classifiers.
+"""fashion-lit: train and sweep image classifiers.
 
     run = fashion_lit.train(["model=report_cnn", "trainer.max_epochs=2"])
 

@@ -90,7 +90,7 @@ def make_output_robust() -> None:
 def usage() -> str:
     """Return the help text: the commands with their descriptions, and examples."""
     commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
-    return f"""Train and sweep Fashion-MNIST classifiers.
+    return f"""Train and sweep image classifiers.
 
 usage: fashion-lit COMMAND [arguments]
 
