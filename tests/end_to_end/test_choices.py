@@ -21,8 +21,9 @@ from fashion_lit.runs.directory import RunDirectory
 # Groups that describe a run; `data` has the synthetic images in all tests, the others are sweeps'.
 GROUPS = ("optimizer", "scheduler", "averaging", "precision", "augment", "debug", "model")
 GROUPS += ("experiment", "callbacks", "loggers")
-# Lightning's SWA resumes exactly at the ends of epochs alone (averaging=swa does always), and the
-# others' values are measured, or their packages are no dependencies; test_own_parts.py tries them.
+# Lightning's SWA does not resume exactly within the first epoch that it averages (averaging=swa
+# does), and the others' values are measured, or their packages are no dependencies; see
+# test_own_parts.py.
 NOT_EXACT = ("callbacks=swa", "callbacks=device_stats", "loggers=wandb", "loggers=mlflow")
 RESNET = ["model.pretrained=false", "data.image_size=32"]
 RESNET_20 = ["model.network.widths=[8,16,32]", "model.network.num_blocks=[1,1,1]"]
