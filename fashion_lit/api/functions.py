@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fashion_lit.sweeps.jobs import Job
-    from fashion_lit.training.inference import Run
+    from fashion_lit.training.loading import Run
 
 
 def train(overrides: Sequence[str] = (), *, config_dirs: Sequence[str | Path] = ()) -> "Run":
@@ -60,7 +60,7 @@ def train(overrides: Sequence[str] = (), *, config_dirs: Sequence[str | Path] = 
 
         with as_in_new_process():
             directory = start_run(prepared, signals, may_start_others=False)
-    from fashion_lit.training.inference import load_run
+    from fashion_lit.training.loading import load_run
 
     return load_run(directory, plugins=_plugins_of(prepared))
 
@@ -91,7 +91,7 @@ def sweep(overrides: Sequence[str], *, config_dirs: Sequence[str | Path] = ()) -
         jobs = start_sweep(prepared, [*flags, *typed], signals)
     if failed := [job for job in jobs if not job.is_finished]:
         raise UserError(_describe_failed(failed, jobs))
-    from fashion_lit.training.inference import load_run
+    from fashion_lit.training.loading import load_run
 
     plugins = _plugins_of(prepared)
     return [load_run(job.run.path, plugins=plugins) for job in jobs]
@@ -113,6 +113,9 @@ def leaderboard(directory: str | Path, *, metric: str = "val/accuracy") -> "pd.D
     """
     import pandas as pd
 
+    for name, value in (("directory", directory), ("metric", metric)):
+        if not isinstance(value, str | Path):
+            raise UserError(f"Expected a text as `{name}`, but got {shorten(repr(value))}.")
     folder = Path(directory).expanduser()
     check_folder(folder, metric)
     runs = runs_to_rank(folder, metric)

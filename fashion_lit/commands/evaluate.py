@@ -45,7 +45,8 @@ from fashion_lit.training.ensembles import (
     with_fitted_weights,
 )
 from fashion_lit.training.facts import describe_evaluation
-from fashion_lit.training.inference import Run, choose_splits, load_run, predict
+from fashion_lit.training.inference import choose_splits, predict
+from fashion_lit.training.loading import Run, load_run
 from fashion_lit.training.process import silence_known_messages
 
 OUTPUT = "evaluation"  # default output directory for several runs
@@ -73,13 +74,9 @@ def main(arguments: list[str]) -> int:
         "--checkpoint",
         help="best, last or a file; default: best of a finished run, else the newest",
     )
-    parser.add_argument(
-        "--tta", action="store_true", help="also evaluate with test-time augmentation"
-    )
+    parser.add_argument("--tta", action="store_true", help="also with test-time augmentation")
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/report, or ./evaluation")
-    parser.add_argument(
-        "--weights", choices=("fit",), help="fit weights of the runs on validation images"
-    )
+    parser.add_argument("--weights", choices=("fit",), help="fit them on validation images")
     parser.add_argument(
         "--select",
         type=positive_integer,
@@ -87,6 +84,7 @@ def main(arguments: list[str]) -> int:
         help="add a run N times, each time the one with which the ensemble is best",
     )
     parser.add_argument("--compare", action="store_true", help="test whether two models differ")
+    parser.add_argument("--data-root", metavar="FOLDER", help="where the runs' data is now")
     add_plugins(parser)
     args = parser.parse_args(arguments)
     with trusting(args.plugins):
@@ -103,7 +101,7 @@ def evaluate_runs(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     if args.output is not None:
         check_writable(args.output / "metrics.json")
     if args.select:
-        loaded = select(candidates, args.select)
+        loaded = select(candidates, args.select, args.data_root)
     models = loaded.models
     for model in models:
         if model.notice:
@@ -118,6 +116,10 @@ def evaluate_runs(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for arguments that contradict each other."""
+    for path in args.run_dirs:
+        if "=" in path.name and not path.exists():
+            flags = "--plugins NAME, --data-root FOLDER"
+            raise UserError(f"Expected directories of runs, but got `{path}`; flags: {flags}.")
     paths = [path.absolute() for path in args.run_dirs]
     if len(set(paths)) < len(paths):
         raise UserError("Expected each run once, but one of the directories was given twice.")
@@ -145,7 +147,8 @@ def load_runs(args: argparse.Namespace) -> list[Run]:
     runs = [run_of(path) for path in args.run_dirs]
     if len({run.path.resolve() for run in runs}) < len(runs) and args.checkpoint is None:
         raise UserError("Expected each run once, but one was given twice.")
-    loaded = [load_run(path, args.checkpoint) for path in args.run_dirs]
+    given = {"checkpoint": args.checkpoint, "data_root": args.data_root}
+    loaded = [load_run(path, **given) for path in args.run_dirs]
     models = [run.load() for run in loaded]
     check_one_data_set((str(run.files.path), run.data) for run in models)
     for model in models if args.weights else ():

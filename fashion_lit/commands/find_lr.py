@@ -225,7 +225,7 @@ def train_at_rates(
     from fashion_lit.training.device import tune_malloc
     from fashion_lit.training.lightning_internals import LightningInternals
     from fashion_lit.training.process import silence_known_messages
-    from fashion_lit.training.screen import describe_start
+    from fashion_lit.training.terminal import describe_start
 
     silence_known_messages()
     tune_malloc()

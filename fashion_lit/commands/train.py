@@ -10,11 +10,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import hydra
+import yaml
 
 from fashion_lit.api.launch import prepare, start_run, start_sweep
 from fashion_lit.config.compose import (
+    compose_jobs,
     hydra_errors_for_users,
     replaced_settings,
     with_teachers_in_list,
@@ -92,15 +95,30 @@ def launch(args: argparse.Namespace, arguments: Sequence[str], signals: StopSign
     return 0
 
 
+def show_settings(overrides: Sequence[str], package: str | None) -> None:
+    """Print a configuration, or a group of it, some of whose settings Hydra does not know to drop.
+
+    A class that is named by its import path replaces them.
+    """
+    (settings,) = compose_jobs(overrides, multirun=False)
+    shown: Any = settings
+    for key in package.split(".") if package else ():
+        shown = shown.get(key) if isinstance(shown, dict) else None
+    header = f"# @package {package}\n" if package else ""
+    print(header + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+
+
 def show(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Let Hydra print what its flags --help, --cfg or --info ask for."""
     flags = ["--help"] if args.help else [f"--info={args.info}"] if args.info else []
     if args.cfg:
         flags = [f"--cfg={args.cfg}", *(["--resolve"] if args.resolve else [])]
         flags += [f"--package={args.package}"] if args.package else []
+    if args.cfg == "job" and replaced_settings(overrides):
+        show_settings(overrides, args.package)
+        return
     before = sys.argv
-    removed = [f"~{path}" for path in replaced_settings(overrides)]
-    sys.argv = [before[0], *flags, *with_teachers_in_list(overrides), *removed]
+    sys.argv = [before[0], *flags, *with_teachers_in_list(overrides)]
     try:
         task = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
         task(lambda _: None)()

@@ -251,7 +251,8 @@ def chosen_name(config: Mapping[str, Any], path: str, choices: Collection[str]) 
         kinds = [f"one of {', '.join(sorted(choices))}"] if choices else []
         kinds += ["an import path"] if holds_part(path) else []
         raise UserError(
-            f"Expected `{path}.name` to be {' or '.join(kinds)}, but got {shorten(repr(name))}"
+            f"Expected `{path}.name` to be {' or '.join(kinds)}, but "
+            f"{'it is missing' if name in (None, '???') else f'got {shorten(repr(name))}'}"
             f"{did_you_mean(str(name), choices, f'{path}.name=') or '.'}"
         )
     return name

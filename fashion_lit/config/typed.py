@@ -206,6 +206,8 @@ def check_names(overrides: Sequence[str]) -> None:
                 f"Expected `{group}.{part[0]}.name`, the import path of a class, but there is only "
                 f"`{path}`."
             )
+        if group == "augment" and part[1:] == ["name"]:
+            raise UserError(f"Unknown setting `{path}`; did you mean `augment.own.name`?")
         raise UserError(unknown_setting(path, known))
 
 

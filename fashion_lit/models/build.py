@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedParameter
 
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.sources.source import ImageSource
@@ -18,6 +17,7 @@ from fashion_lit.models.optimization import build_optimizer
 from fashion_lit.models.schedules import build_schedule
 from fashion_lit.models.transfer import TransferClassifier
 from fashion_lit.parts.kinds import error_of_part, named_parts
+from fashion_lit.parts.trust import is_import_path
 
 CLASSIFIERS = {"cnn": CNNClassifier, "transfer": TransferClassifier}
 
@@ -41,6 +41,21 @@ def build_classifier(
         optimizer=config["optimizer"],
         scheduler=config["scheduler"],
     )
+
+
+def check_logits(logits: Any, expected: tuple[int, int]) -> None:
+    """Raise UserError unless a network's output is what a loss takes, (B, num_classes) float."""
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != expected:
+        raise UserError(
+            f"Expected a network that returns logits of {expected[1]} classes, {expected} for "
+            f"a batch of {expected[0]}, but it returns {found}; let its constructor take "
+            "`num_classes`, or choose another model."
+        )
+    if not logits.is_floating_point():
+        raise UserError(
+            f"Expected a network that returns logits as real numbers, but they are {logits.dtype}."
+        )
 
 
 def classifier_shapes(config: Mapping[str, Any], source: ImageSource) -> ImageClassifier:
@@ -80,13 +95,14 @@ def _check_network(
     try:
         with torch.random.fork_rng(devices=[]):  # the CPU draws real weights
             return _train_one_batch(settings, shape, class_names, device)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if device == "meta" and (own or _reads_values(error)):
             return _check_network(model, shape, class_names, "cpu")
         if isinstance(error, UserError):
             raise
         if own and not isinstance(error, MemoryError):
-            raise error_of_part("model.network", own, error) from None
+            task = f"train on images {shape}"
+            raise error_of_part("model.network", own, task, error) from None
         if isinstance(error, ValueError | RuntimeError | AssertionError | MemoryError):
             raise UserError(_describe(error, shape[0], shape[-1])) from None
         raise
@@ -103,20 +119,16 @@ def _train_one_batch(
     build = CLASSIFIERS[arguments.pop("name")]
     with torch.device(device):
         network = build(**arguments, class_names=class_names, in_channels=shape[1]).network.train()
-        if any(isinstance(weights, UninitializedParameter) for weights in network.parameters()):
-            raise UserError(
-                "Expected a network whose weights all exist once it is built, but "
-                f"{type(network).__name__} has lazy layers; give their sizes."
-            )
-        logits = network(torch.zeros(shape))
-    expected = (shape[0], len(class_names))
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != expected:
-        raise UserError(
-            f"Expected a network that returns logits of {len(class_names)} classes, {expected} for "
-            f"a batch of {shape[0]}, but it returns {found}; let its constructor take "
-            "`num_classes`, or choose another model."
-        )
+        images = torch.zeros(shape)
+        logits = network(images)
+        check_logits(logits, (shape[0], len(class_names)))
+        if is_import_path(arguments.get("network", {}).get("name")):
+            check_logits(network.eval()(images), (shape[0], len(class_names)))
+            if not logits.requires_grad:
+                raise UserError(
+                    f"Expected a network with weights to train, but the logits of "
+                    f"{type(network).__name__} depend on none that has a gradient."
+                )
     return sum(weights.numel() for weights in network.parameters())
 
 
@@ -128,10 +140,15 @@ def check_optimizer(config: Mapping[str, Any], source: ImageSource) -> None:
     if {"optimizer", "scheduler"} & named_parts(config).keys():
         network = classifier_shapes(config, source).network
         optimizer = build_optimizer(network, config["optimizer"])
+        if any("lr" not in group for group in optimizer.param_groups):
+            raise UserError(
+                f"Expected an optimizer with a learning rate, `lr`, in each of its groups, but "
+                f"{config['optimizer']['name']} has none."
+            )
         build_schedule(optimizer, 1000, config["trainer"]["max_epochs"], config["scheduler"])
 
 
-def _reads_values(error: Exception) -> bool:
+def _reads_values(error: BaseException) -> bool:
     """Return whether the cause is the meta device, which has no values and lacks some operations.
 
     torch's messages name it, as "meta tensors" or "the 'Meta' backend".

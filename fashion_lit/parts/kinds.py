@@ -18,7 +18,7 @@ from fashion_lit.errors import UserError
 from fashion_lit.parts.arguments import Fields, class_fields, parameters_of
 from fashion_lit.parts.trust import (
     TRUSTED,
-    check_no_library,
+    check_import_path,
     find_class,
     is_import_path,
     not_trusted,
@@ -59,6 +59,7 @@ SEVERAL = ("callbacks", "loggers")
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 # Callbacks that contradict this program, and what to use instead.
 REPLACED = {
+    "WeightAveraging": "use averaging=ema or averaging=swa, which resume exactly",
     "ProgressBar": "fashion-lit draws its own; trainer.enable_progress_bar=false hides it",
     "ModelSummary": "use trainer.enable_model_summary=true",
     "LearningRateFinder": "it changes the run before it begins; use fashion-lit find-lr",
@@ -84,7 +85,7 @@ def check_trusted_parts(config: Mapping[str, Any]) -> None:
     """
     parts = {f"{setting}.name": path for setting, path in named_parts(config).items()}
     for setting, path in parts.items():
-        check_no_library(setting, path)
+        check_import_path(setting, path)
     trusted = (*TRUSTED, *trusted_plugins())
     others = {s: path for s, path in parts.items() if path.partition(".")[0] not in trusted}
     if others:
@@ -163,8 +164,9 @@ def build_part(setting: str, settings: Mapping[str, Any], *positional: Any, **gi
     accepted = {name: value for name, value in given.items() if name in known}
     try:
         return kind(*positional, **(accepted | arguments))
-    except Exception as error:
-        raise error_of_part(setting, f"{kind.__module__}.{kind.__qualname__}", error) from error
+    except (Exception, SystemExit) as error:
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        raise error_of_part(setting, path, "be built from its settings", error) from error
 
 
 def check_parts(config: Mapping[str, Any], source: Any) -> None:
@@ -182,7 +184,7 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 places = logger_places(Path(folder))
                 part = build_part(setting, _look_up(config, setting), **places)
-            key = getattr(part, "state_key", setting)  # of a callback's state in a checkpoint
+            key = _state_key(setting, part)
             if key in states:
                 raise UserError(
                     f"Expected callbacks of different classes or settings, but `{states[key]}` and "
@@ -193,6 +195,15 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
             colours = (source.channels,) if source.channels > 1 else ()
             shape = (2, *colours, source.image_size, source.image_size)
             check_augmentation(build_part(setting, _look_up(config, setting)), shape)
+
+
+def _state_key(setting: str, part: Any) -> str:
+    """Return under which key a callback's state is in a checkpoint; of a logger, the setting."""
+    try:
+        return str(getattr(part, "state_key", setting))
+    except Exception as error:
+        path = f"{type(part).__module__}.{type(part).__qualname__}"
+        raise error_of_part(setting, path, "have a `state_key`", error) from error
 
 
 def logger_places(folder: Path) -> dict[str, str]:
@@ -206,12 +217,11 @@ def logger_places(folder: Path) -> dict[str, str]:
     return places
 
 
-def error_of_part(setting: str, path: str, error: Exception) -> UserError:
-    """Return one sentence for the error of a class that is not this program's."""
+def error_of_part(setting: str, path: str, task: str, error: BaseException) -> UserError:
+    """Return one sentence for the error that a user's class raised in a task."""
     reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
     return UserError(
-        f"Expected settings of `{setting}` that {path} accepts, but it raised "
-        f"{type(error).__name__}: {reason}."
+        f"Expected {path} of `{setting}` to {task}, but it raised {type(error).__name__}: {reason}."
     )
 
 
@@ -223,8 +233,8 @@ def check_augmentation(own: Callable[..., Any], shape: tuple[int, ...]) -> None:
     path = f"{type(own).__module__}.{type(own).__qualname__}"
     try:
         changed = own(images.clone(), torch.Generator())
-    except Exception as error:
-        raise error_of_part("augment.own", path, error) from error
+    except (Exception, SystemExit) as error:
+        raise error_of_part("augment.own", path, f"take images {shape} uint8", error) from error
     is_tensor = isinstance(changed, torch.Tensor)
     if not is_tensor or (changed.shape, changed.dtype) != (images.shape, images.dtype):
         kind = f"{tuple(changed.shape)} {changed.dtype}" if is_tensor else type(changed).__name__

@@ -27,11 +27,10 @@ TRUSTED = ("torch", "torchvision", "lightning", "torchmetrics", "timm")  # the l
 _plugins: ContextVar[frozenset[str]] = ContextVar("plugins", default=frozenset())
 
 
-@contextmanager
-def trusting(plugins: Sequence[str]) -> Iterator[None]:
-    """Trust these packages, in addition to TRUSTED and those trusted already, within a `with`.
+def names_of(plugins: Any) -> list[str]:
+    """Return the packages in a list or tuple, or the one that a text names.
 
-    Raises UserError unless it is a list of names of packages or modules, without dots.
+    Raises UserError unless each is the name of a package or module, without dots.
     """
     names = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
     for name in names:
@@ -42,7 +41,17 @@ def trusting(plugins: Sequence[str]) -> Iterator[None]:
                 "Expected `plugins` to be a list of packages, as in plugins=[my_nets], but got "
                 f"{shorten(repr(name))}{hint}"
             )
-    token = _plugins.set(_plugins.get() | {str(name) for name in names})
+    return names
+
+
+@contextmanager
+def trusting(plugins: Sequence[str]) -> Iterator[None]:
+    """Trust these packages, in addition to TRUSTED and those trusted already, within a `with`.
+
+    Raises UserError unless it is a list of names of packages or modules, without dots.
+    """
+    names = names_of(plugins)
+    token = _plugins.set(_plugins.get() | set(names))
     try:
         yield
     finally:
@@ -71,13 +80,8 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
     Raises UserError if its package is not trusted (nothing is imported then), if importing it
     fails, and unless it is a class of this kind that its package defines.
     """
-    words = path.split(".")
-    if len(words) < 2 or not all(word.isidentifier() for word in words):
-        raise UserError(
-            f"Expected `{setting}` to be a name or an import path, as in my_nets.MyNet, but got "
-            f"{shorten(repr(path))}."
-        )
-    package, name = words[0], words[-1]
+    check_import_path(setting, path)
+    package, name = path.partition(".")[0], path.rpartition(".")[2]
     check_trusted(path, package, setting, only_plugins=base is object)
     found = getattr(_import(path, package, setting), name, None)
     if found is None:
@@ -107,7 +111,6 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
 
 def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool = False) -> None:
     """Raise UserError unless a class may be imported from a package."""
-    check_no_library(setting, path)
     if package in _plugins.get():
         return
     if package in TRUSTED and not only_plugins:
@@ -126,9 +129,18 @@ def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool =
     raise not_trusted({setting: path})
 
 
-def check_no_library(setting: str, path: str) -> None:
-    """Raise UserError for a class or function of Python's own library, which holds no parts."""
-    if path.partition(".")[0] in sys.stdlib_module_names:
+def check_import_path(setting: str, path: str) -> None:
+    """Raise UserError unless a text is an import path of a package other than Python's own library.
+
+    That library holds no parts.
+    """
+    words = path.split(".")
+    if len(words) < 2 or not all(word.isidentifier() for word in words):
+        raise UserError(
+            f"Expected `{setting}` to be a name or an import path, as in my_nets.MyNet, but got "
+            f"{shorten(repr(path))}."
+        )
+    if words[0] in sys.stdlib_module_names:
         raise UserError(
             f"Expected `{setting}` to name a class of this kind, but {path} is in Python's own "
             "library, which has none."

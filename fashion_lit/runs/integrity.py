@@ -119,7 +119,7 @@ def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path:
     wrong = [
         key
         for key in {**expected, **found}
-        if key not in found or key not in expected or found[key].shape != expected[key].shape
+        if key not in found or key not in expected or _shape(found[key]) != _shape(expected[key])
     ]
     if wrong:
         raise UserError(
@@ -139,6 +139,11 @@ def check_fits(checkpoint: Mapping[str, Any], classifier: ImageClassifier, path:
         raise UserError(
             f"Expected optimizer states for {num_weights} weights, but {path} has {num_states}."
         )
+
+
+def _shape(value: Any) -> Any:
+    """Return a tensor's shape; None for the extra state of a user's module."""
+    return getattr(value, "shape", None)
 
 
 @cache

@@ -19,7 +19,8 @@ from fashion_lit.errors import UserError
 from fashion_lit.evaluation.calibration import as_logits, calibrated_log_loss, fit_temperature
 from fashion_lit.evaluation.narrative import describe_fitted_weights, describe_selection
 from fashion_lit.evaluation.predictions import Predictions, same_images
-from fashion_lit.training.inference import Run, load_run, predict
+from fashion_lit.training.inference import predict
+from fashion_lit.training.loading import Run, load_run
 
 NUM_ITERATIONS = 300  # at most, of the fit of weights
 ENSEMBLES = ("ensemble", "weighted ensemble", "selected ensemble")  # names in tables
@@ -66,7 +67,9 @@ def refuse_test_images(name: str) -> NoReturn:
     )
 
 
-def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
+def select(
+    candidates: Sequence[Path], num_rounds: int, data_root: str | None = None
+) -> TrainedEnsemble:
     """Select an ensemble on validation images and load its members; print what they are.
 
     Of each candidate only the probabilities stay in memory. Raises UserError if the validation
@@ -75,11 +78,12 @@ def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
     Args:
         candidates: directories of finished runs.
         num_rounds: how often a run is added, as in `select_members`.
+        data_root: the folder of their data, if it was moved since.
     """
     found: dict[Path, Predictions] = {}
     for path in tqdm(candidates, desc="predict", unit="run", disable=None, leave=False):
         try:
-            model = load_run(path).load()
+            model = load_run(path, data_root=data_root).load()
         except UserError as error:
             tqdm.write(f"Left out: {path}: {error}", file=sys.stdout)
             continue
@@ -97,7 +101,7 @@ def select(candidates: Sequence[Path], num_rounds: int) -> TrainedEnsemble:
     chosen = {path: count for path, count in zip(found, counts, strict=True) if count}
     print(f"Selected from {len(found):,} runs:")
     print("\n".join(f"  {count} × {path}" for path, count in chosen.items()))
-    models = [load_run(path).load() for path in chosen]
+    models = [load_run(path, data_root=data_root).load() for path in chosen]
     weights = [count / num_rounds for count in chosen.values()]
     selected = TrainedEnsemble(models, ENSEMBLES[2], weights)
     named = dict(zip(selected.names, chosen.values(), strict=True))

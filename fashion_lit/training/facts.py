@@ -23,7 +23,7 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.lost_files import changed_files
 from fashion_lit.text import quote_command
 from fashion_lit.training.ensembles import TrainedEnsemble
-from fashion_lit.training.inference import Run
+from fashion_lit.training.loading import Run
 
 
 def describe_run(model: Run) -> RunFacts:

@@ -40,7 +40,7 @@ from fashion_lit.training.build import (
 )
 from fashion_lit.training.device import peak_memory, reset_peak_memory, tune_malloc
 from fashion_lit.training.process import silence_known_messages
-from fashion_lit.training.screen import (
+from fashion_lit.training.terminal import (
     print_early_end,
     print_end,
     print_finished,

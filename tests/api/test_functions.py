@@ -233,3 +233,23 @@ def test_load_run_names_what_is_missing(finished_run: RunDirectory, tmp_path: Pa
         fashion_lit.load_run(finished_run.last_checkpoint, "best")
     with pytest.raises(UserError, match="there is no file"):
         fashion_lit.load_run(finished_run.path, tmp_path / "no.ckpt").load()
+
+
+def test_wrong_arguments_are_one_sentence(finished_run: RunDirectory) -> None:
+    run = fashion_lit.load_run(finished_run.path)
+    images = run.datamodule.images_of("val").images
+    flipped = fashion_lit.predict(run, images.numpy()[::-1])
+    assert torch.equal(flipped, fashion_lit.predict(run, images.flip(0)))
+    calls: list[tuple[Any, ...]] = [
+        (fashion_lit.predict, str(finished_run.path)),
+        (fashion_lit.predict, run, None),
+        (fashion_lit.predict, run, object()),
+        (fashion_lit.predict, run, [["a"]]),
+        (fashion_lit.load_run, None),
+        (fashion_lit.leaderboard, None),
+    ]
+    for function, *arguments in calls:
+        with pytest.raises(UserError):
+            function(*arguments)
+    with pytest.raises(UserError, match="`metric`"):
+        fashion_lit.leaderboard(finished_run.path.parent, metric=3)  # type: ignore[arg-type]

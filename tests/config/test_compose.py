@@ -2,8 +2,10 @@ from pathlib import Path
 
 import hydra
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 
+from fashion_lit.commands.train import main
 from fashion_lit.config.compose import compose_jobs, hydra_errors_for_users, replaced_settings
 from fashion_lit.config.groups import CONF_DIR, SPACES, SWEEP
 from fashion_lit.config.overrides import prepare_overrides
@@ -274,7 +276,7 @@ def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
         (["callbacks.mine.name=3"], "`callbacks.mine.name` to be an import path, but got 3"),
         (["data=synthetic", "data.source.name=a.B", "plugins=[a]"], "it exists with data=own"),
         (["data.source.name=nowhere_at_all.B", "plugins=[nowhere_at_all]"], "there is no module"),
-        (["data=own"], "`data.source.name` to be an import path, but got '???'"),
+        (["data=own"], "`data.source.name` to be an import path, but it is missing"),
         (["plugins=[a.b]", RADAM], "trust the whole package, a"),
         (["optimizer.name=adamm"], "one of adam, adamw, sgd or an import path"),
         ([RADAM, "optimizer.betas=[0.9]"], "`optimizer.betas` to be a list of at least 2 values"),
@@ -282,7 +284,7 @@ def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
             ["model=resnet18", "model.network.name=torch.nn.Linear"],
             "Unknown setting `model.network",
         ),
-        ([RADAM, "optimizer.lr=-1"], "torch.optim.radam.RAdam accepts, but it raised ValueError"),
+        ([RADAM, "optimizer.lr=-1"], "to be built from its settings, but it raised ValueError"),
     ],
 )
 def test_own_parts_that_cannot_be_are_refused(typed: list[str], expected: str) -> None:
@@ -293,3 +295,16 @@ def test_own_parts_that_cannot_be_are_refused(typed: list[str], expected: str) -
         with trusting(config["plugins"]):
             check(config)
     assert expected in str(error.value)
+
+
+def test_the_settings_that_are_shown_are_those_that_are_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = "model.network.name=torchvision.models.mnasnet.MNASNet"
+    assert main([network, RADAM, "--cfg", "job"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["network"] == {"name": "torchvision.models.mnasnet.MNASNet"}
+    assert main([RADAM, "--cfg", "job", "--package", "optimizer"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# @package optimizer\n")
+    assert yaml.safe_load(shown).keys() == {"name", "lr", "weight_decay"}

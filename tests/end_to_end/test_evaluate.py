@@ -26,7 +26,8 @@ from fashion_lit.evaluation.calibration import apply_temperature, fit_temperatur
 from fashion_lit.evaluation.predictions import ensemble
 from fashion_lit.evaluation.scores import score
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.training.inference import load_run, predict
+from fashion_lit.training.inference import predict
+from fashion_lit.training.loading import load_run
 
 FILES = {
     "classification_report.csv",

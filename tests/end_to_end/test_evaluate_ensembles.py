@@ -16,7 +16,8 @@ from fashion_lit.evaluation.calibration import calibrated_log_loss, fit_temperat
 from fashion_lit.evaluation.predictions import Predictions, ensemble
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.training.ensembles import fit_weights, select_members
-from fashion_lit.training.inference import load_run, predict
+from fashion_lit.training.inference import predict
+from fashion_lit.training.loading import load_run
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fashion_lit
 from fashion_lit.commands.evaluate import main as evaluate
 from fashion_lit.commands.train import main as train
 from fashion_lit.models.cnn import CNNClassifier
@@ -30,6 +31,14 @@ def test_a_run_on_pictures_resumes_bit_identically_also_after_they_moved(
     moved = pictures.rename(tmp_path / "moved")
     more = ["trainer.max_epochs=2", f"data.root={moved.as_posix()}"]
     assert train([f"run_dir={parts.path.as_posix()}", *more]) == 0
+    assert evaluate([str(whole.path), "--split", "val"]) == 2
+    assert evaluate([str(whole.path), "--split", "val", "--data-root", str(moved)]) == 0
+    run = fashion_lit.load_run(whole.path)
+    images = fashion_lit.load_run(parts.path).datamodule.images_of("val").images
+    own = fashion_lit.predict(run, images)  # without its data
+    again = fashion_lit.predict(fashion_lit.load_run(whole.path, data_root=moved), "val")
+    assert torch.equal(own, again.probabilities)
+    capsys.readouterr()
     states = [
         torch.load(run.last_checkpoint, weights_only=True)["state_dict"] for run in (whole, parts)
     ]

@@ -93,7 +93,7 @@ def test_a_part_is_built_from_its_settings_and_what_its_constructor_takes() -> N
 
 
 def test_an_error_of_the_constructor_is_one_sentence() -> None:
-    with pytest.raises(UserError, match=r"`optimizer` that torch\.optim\.radam\.RAdam accepts"):
+    with pytest.raises(UserError, match=r"RAdam of `optimizer` to be built from its settings"):
         build_part(
             "optimizer", {"name": "torch.optim.RAdam", "lr": -1}, nn.Linear(1, 1).parameters()
         )
@@ -114,6 +114,7 @@ def test_only_a_plateau_schedule_reads_the_validation_loss() -> None:
         ("RichModelSummary", "trainer.enable_model_summary"),
         ("LearningRateFinder", "find-lr"),
         ("BatchSizeFinder", "data.batch_size"),
+        ("EMAWeightAveraging", "averaging=ema"),
     ],
 )
 def test_a_callback_that_contradicts_this_program_is_refused(name: str, instead: str) -> None:

@@ -24,7 +24,7 @@ from fashion_lit.runs.integrity import read_checkpoint
 from fashion_lit.runs.teachers import DIGESTS
 from fashion_lit.sweeps.jobs import plan_jobs
 from fashion_lit.training import callbacks
-from fashion_lit.training.inference import load_run
+from fashion_lit.training.loading import load_run
 
 Train = Callable[..., RunDirectory]
 TINY = ["model.network.widths=[4,4,4]", "test=false"]

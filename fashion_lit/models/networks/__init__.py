@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from fashion_lit.errors import UserError
 from fashion_lit.parts.kinds import build_part
@@ -49,7 +50,13 @@ def build_network(settings: Mapping[str, Any], *, in_channels: int, num_classes:
     """
     given = {"in_channels": in_channels, "num_classes": num_classes}
     if is_import_path(settings["name"]):
-        return build_part("model.network", settings, **given, in_chans=in_channels)
+        network = build_part("model.network", settings, **given, in_chans=in_channels)
+        if any(isinstance(weights, UninitializedParameter) for weights in network.parameters()):
+            raise UserError(
+                "Expected a network whose weights all exist once it is built, but "
+                f"{settings['name']} has lazy layers; give their sizes."
+            )
+        return network
     arguments = dict(settings)
     kind = network_class(arguments.pop("name"))
     known = inspect.signature(kind).parameters
