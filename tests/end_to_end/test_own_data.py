@@ -8,7 +8,9 @@ import torch
 
 import fashion_lit
 from fashion_lit.commands.evaluate import main as evaluate
+from fashion_lit.commands.leaderboard import main as leaderboard
 from fashion_lit.commands.train import main as train
+from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.models.cnn import CNNClassifier
 from fashion_lit.runs.directory import RunDirectory
 
@@ -58,9 +60,26 @@ def test_a_run_on_pictures_resumes_bit_identically_also_after_they_moved(
     assert len(error.splitlines()) == 1
 
 
-def test_a_run_on_idx_files(idx_folder: Path, tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path / "run")
+def test_runs_on_idx_files_and_on_pictures_show_their_classes_and_are_not_compared(
+    idx_folder: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = (RunDirectory(tmp_path / "runs" / name) for name in ("run", "other"))
     typed = ["data=idx", f"data.root={idx_folder.as_posix()}", *SETTINGS, "trainer.max_epochs=4"]
     assert train([*typed, f"run_dir={run.path.as_posix()}", "augment=shift"]) == 0
     assert run.metrics["test/accuracy"] > 0.5  # shades are easy
     assert run.metrics["test/recall/4"] >= 0
+    typed = ["data=folder", f"data.root={picture_folder.as_posix()}", "data.size=16", *SETTINGS]
+    assert train([*typed, f"run_dir={other.path.as_posix()}", "trainer.max_epochs=1"]) == 0
+    for trained, tags in ((run, list("01234")), (other, ["Red_car", "blau", "green"])):
+        assert evaluate([str(trained.path)]) == 0
+        report = (trained.path / "report" / "classification_report.csv").read_text()
+        names = [line.partition(",")[0] for line in report.splitlines()[1:]]
+        assert names[: len(tags)] == [tag.replace("_", " ") for tag in tags]
+        curves = read_curves(trained.path)
+        assert [name for name in curves if name.startswith("val/f1/")] == [
+            f"val/f1/{tag}" for tag in tags
+        ]
+    capsys.readouterr()
+    assert leaderboard([str(tmp_path / "runs")]) == 2
+    assert evaluate([str(run.path), str(other.path), "--compare"]) == 2
+    assert capsys.readouterr().err.count("Expected runs on the same data to compare") == 2
