@@ -82,6 +82,17 @@ def run_command(command: str, *arguments: str) -> int:
     return module.main(list(arguments))
 
 
+def stopped(
+    whole: RunDirectory, settings: list[str], step: int, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Start a run beside another, and stop it at a step; returns its directory."""
+    path = whole.path.with_name("stopped")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "training_step", step)
+        assert main([*settings, f"run_dir={path.as_posix()}"]) == 130
+    return path
+
+
 def small_for(line: str, small: list[str]) -> list[str]:
     """Return the overrides that make a line's run small; those of its own data have no source."""
     is_own_data = "data.source" in line
@@ -114,10 +125,7 @@ def test_ready_callbacks_run_together_and_log(
     settings += ["trainer.max_epochs=3", "scheduler=constant", "averaging=none"]
     whole = train(*settings)
     assert {tag for tag in curves(whole) if tag.startswith("lr-SGD")}
-    path = whole.path.with_name("stopped")
-    with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 7)
-        assert main([*small, *settings, f"run_dir={path.as_posix()}"]) == 130
+    path = stopped(whole, [*small, *settings], 7, monkeypatch)
     assert main([f"run_dir={path.as_posix()}"]) == 0
     assert RunDirectory(path).status["state"] == "finished"
 
@@ -138,10 +146,7 @@ def test_the_csv_logger_has_every_step_once_also_after_a_stop(
 ) -> None:
     settings = ["loggers=csv", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
     whole = train(*settings)
-    path = whole.path.with_name("stopped")
-    with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 6)
-        assert main([*small, *settings, f"run_dir={path.as_posix()}"]) == 130
+    path = stopped(whole, [*small, *settings], 6, monkeypatch)
     assert main([f"run_dir={path.as_posix()}"]) == 0
     files = [sorted(run.glob("csv/*/*/metrics.csv")) for run in (whole.path, path)]
     assert [len(found) for found in files] == [1, 2]  # of each process
@@ -162,10 +167,7 @@ def test_own_parts_resume_bit_identically(
 ) -> None:
     settings = [*ALL_OWN, "trainer.max_epochs=3", "checkpoint.every_steps=2", "test=false"]
     whole = train(*settings)
-    path = whole.path.with_name("stopped")
-    with monkeypatch.context() as patch:
-        stop_at(patch, "training_step", 6)
-        assert main([*small, *settings, f"run_dir={path.as_posix()}"]) == 130
+    path = stopped(whole, [*small, *settings], 6, monkeypatch)
     assert main([f"run_dir={path.as_posix()}"]) == 2
     assert main([f"run_dir={path.as_posix()}", "plugins=[my_parts]"]) == 0
     assert_same_result(RunDirectory(path), whole)
