@@ -21,7 +21,7 @@ from fashion_lit.config.command_line import CommandParser, add_plugins, positive
 from fashion_lit.errors import UserError, with_exit_codes
 from fashion_lit.files import write_atomically
 from fashion_lit.parts.kinds import check_trusted_parts
-from fashion_lit.parts.trust import trusted_plugins, trusting
+from fashion_lit.parts.trust import plugins_override, trusted_plugins, trusting
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.records import read_object
 from fashion_lit.sweeps.figures import draw_figures
@@ -112,8 +112,8 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int
         return 0
     run_dir = sweep_dir / str(opened["job"])
     override = f"run_dir={quote_value(run_dir.absolute().as_posix())}"
-    trust = f"plugins=[{','.join(trusted_plugins())}]"
-    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true", trust]
+    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
+    command += plugins_override(trusted_plugins())
     code = subprocess.run(command, check=False).returncode
     if code:
         print(

@@ -10,7 +10,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import hydra
 import yaml
@@ -25,6 +24,7 @@ from fashion_lit.config.compose import (
 from fashion_lit.config.flags import SettingsParser
 from fashion_lit.config.groups import CONF_DIR, SWEEP
 from fashion_lit.errors import RunError, Stopped, UserError, with_exit_codes
+from fashion_lit.parts.kinds import look_up
 from fashion_lit.runs.signals import StopSignals
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of Hydra's --info
@@ -101,9 +101,7 @@ def show_settings(overrides: Sequence[str], package: str | None) -> None:
     A class that is named by its import path replaces them.
     """
     (settings,) = compose_jobs(overrides, multirun=False)
-    shown: Any = settings
-    for key in package.split(".") if package else ():
-        shown = shown.get(key) if isinstance(shown, dict) else None
+    shown = look_up(settings, package) if package else settings
     header = f"# @package {package}\n" if package else ""
     print(header + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
 

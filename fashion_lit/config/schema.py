@@ -42,6 +42,7 @@ from fashion_lit.parts.kinds import (
     check_parts,
     check_trusted_parts,
     holds_part,
+    look_up,
     part_fields,
 )
 from fashion_lit.parts.trust import is_import_path
@@ -236,9 +237,7 @@ def chosen_name(config: Mapping[str, Any], path: str, choices: Collection[str]) 
 
     Raises UserError for other names.
     """
-    node: Any = config
-    for key in path.split("."):
-        node = node.get(key) if isinstance(node, dict) else None
+    node = look_up(config, path)
     if not isinstance(node, dict):
         remedy = f"choose one with {path.split('.')[0]}=NAME" if choices else f"set {path}.name"
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from fashion_lit.errors import UserError
 from fashion_lit.parts.kinds import plugins_of
-from fashion_lit.parts.trust import is_import_path
+from fashion_lit.parts.trust import is_import_path, plugins_override
 from fashion_lit.text import quote_command, quote_if_needed, quote_value
 
 # Settings that cannot change the result of a run, so it may resume with different values.
@@ -187,10 +187,8 @@ def init_command(path: Path, settings: Mapping[str, Any]) -> str:
 
 def resume_command(run_dir: Path, config: Config) -> str:
     """Return the command that resumes the run in a directory."""
-    plugins = plugins_of(config)
-    trust = [f"plugins=[{','.join(plugins)}]"] if plugins else []
     place = f"run_dir={quote_if_needed(run_dir.as_posix())}"
-    return quote_command("fashion-lit", "train", place, *trust)
+    return quote_command("fashion-lit", "train", place, *plugins_override(plugins_of(config)))
 
 
 def as_override(key: str, value: Any) -> str:

@@ -69,7 +69,7 @@ REPLACED = {
 
 def named_parts(config: Mapping[str, Any]) -> dict[str, str]:
     """Return {setting: import path} of all parts that a configuration names by import path."""
-    nodes = {setting: _look_up(config, setting) for setting in KINDS if setting not in SEVERAL}
+    nodes = {setting: look_up(config, setting) for setting in KINDS if setting not in SEVERAL}
     for group in SEVERAL:
         found = config.get(group)
         if isinstance(found, Mapping):
@@ -98,7 +98,8 @@ def plugins_of(config: Mapping[str, Any]) -> list[str]:
     return sorted(packages.difference(TRUSTED))
 
 
-def _look_up(config: Mapping[str, Any], path: str) -> Any:
+def look_up(config: Mapping[str, Any], path: str) -> Any:
+    """Return what a configuration has at a dotted path; None if it has nothing there."""
     node: Any = config
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
@@ -183,7 +184,7 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
         if setting.partition(".")[0] in SEVERAL:
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 places = logger_places(Path(folder))
-                part = build_part(setting, _look_up(config, setting), **places)
+                part = build_part(setting, look_up(config, setting), **places)
             key = _state_key(setting, part)
             if key in states:
                 raise UserError(
@@ -194,7 +195,7 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
         if setting == "augment.own":
             colours = (source.channels,) if source.channels > 1 else ()
             shape = (2, *colours, source.image_size, source.image_size)
-            check_augmentation(build_part(setting, _look_up(config, setting)), shape)
+            check_augmentation(build_part(setting, look_up(config, setting)), shape)
 
 
 def _state_key(setting: str, part: Any) -> str:

@@ -63,6 +63,11 @@ def trusted_plugins() -> tuple[str, ...]:
     return tuple(sorted(_plugins.get()))
 
 
+def plugins_override(packages: Sequence[str]) -> list[str]:
+    """Return the override that trusts these packages, in a list; [] if there are none."""
+    return [f"plugins=[{','.join(packages)}]"] if packages else []
+
+
 def is_import_path(name: object) -> bool:
     """Return whether a part's name is an import path, `package.Class`, and no built-in name."""
     return isinstance(name, str) and "." in name

@@ -19,6 +19,7 @@ from fashion_lit.evaluation.curves import read_curves
 from fashion_lit.evaluation.page import Evaluation, Result, RunFacts
 from fashion_lit.files import event_files
 from fashion_lit.parts.kinds import plugins_of
+from fashion_lit.parts.trust import plugins_override
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.lost_files import changed_files
 from fashion_lit.text import quote_command
@@ -29,8 +30,8 @@ from fashion_lit.training.loading import Run
 def describe_run(model: Run) -> RunFacts:
     """Gather what the page says of a trained run."""
     overrides = train_overrides(model.config)
-    if overrides is not None and (plugins := plugins_of(model.config)):
-        overrides.append(f"plugins=[{','.join(plugins)}]")
+    if overrides is not None:
+        overrides += plugins_override(plugins_of(model.config))
     facts = {
         "Started": start(model.files),
         "Training": duration(model.files),

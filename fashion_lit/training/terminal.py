@@ -18,7 +18,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.data.sources.fashion_mnist import FashionMNIST
 from fashion_lit.evaluation.tables import MAX_ROWS, classification_report
 from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.parts.kinds import named_parts, plugins_of
+from fashion_lit.parts.kinds import look_up, named_parts, plugins_of
 from fashion_lit.runs.checkpoints import environment, is_best_so_far
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.resume import Restart
@@ -205,10 +205,8 @@ def print_restart(restart: Restart, trainer: L.Trainer, initial_weights: str) ->
 def print_parts(config: Config) -> None:
     """Print which parts of a run are no parts of fashion-lit, if any."""
     for setting, path in named_parts(config).items():
-        node: Any = config
-        for key in setting.split("."):
-            node = node[key]
-        listed = ", ".join(f"{key}={value}" for key, value in node.items() if key != "name")
+        part = look_up(config, setting)
+        listed = ", ".join(f"{key}={value}" for key, value in part.items() if key != "name")
         print(f"{setting}: {path}({listed})")
 
 
