@@ -30,6 +30,7 @@ from fashion_lit.config.groups import (
     read_yaml,
 )
 from fashion_lit.errors import UserError
+from fashion_lit.parts.kinds import name_setting
 from fashion_lit.text import did_you_mean, quote_command, quote_value, shorten
 
 MAX_JOBS = 10_000  # of one multirun
@@ -177,8 +178,11 @@ def chosen_value(
         values = [override.get_value_element_as_str()]
     for name in values:
         if name not in known:
+            setting = name_setting(group)
+            other = f" (or {setting}=PACKAGE.CLASS)" if setting else ""
             raise UserError(
-                f"Expected `{label}` to be one of {', '.join(known)}, but got {shorten(name)!r}"
+                f"Expected `{label}` to be one of {', '.join(known)}{other}, but got "
+                f"{shorten(name)!r}"
                 f"{did_you_mean(name, known, f'{label}=') or '.'}"
             )
     return f"[{','.join(values)}]" if isinstance(value, list) else ",".join(values)

@@ -26,7 +26,7 @@ from fashion_lit.data.geometry import (
     resample,
     shift_pixels,
 )
-from fashion_lit.data.randomness import Draws
+from fashion_lit.data.randomness import Draws, seed_default_generators
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
 from fashion_lit.data.tones import brightness, contrast, look_up
 from fashion_lit.data.trivial_augment import NUM_STRENGTHS, apply_operations, num_operations
@@ -75,7 +75,8 @@ class Augment:
         classes: the only classes, by name, whose images get the kinds from `flip` to
             `trivial_augment`; None: all. Erasing and mixing are for all classes.
         own: a function of the images and a generator, (B, H, W) uint8 to the same, that is applied
-            after erasing.
+            after erasing. What it draws from torch's default generators also depends on the
+            generator's seed alone.
         class_names: names of all classes of the data, in the order of their labels.
     """
 
@@ -139,7 +140,11 @@ class Augment:
         images = self._move(images, draws, aimed)
         images = self._change_tones(images, draws, aimed)
         images = self._erase(images, draws)
-        return images if self.own is None else self.own(images, generator)
+        if self.own is None:
+            return images
+        # Many transforms, such as torchvision's, draw from torch's default generators.
+        seed_default_generators(generator.initial_seed())
+        return self.own(images, generator)
 
     def mix(
         self, images: Tensor, labels: Tensor, generator: Generator, epoch: int

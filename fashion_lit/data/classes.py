@@ -32,6 +32,11 @@ def check_class_names(names: Any, title: str) -> None:
         raise UserError(
             f"Expected two classes or more in {title}, but got {_listed(names) or 'none'}."
         )
+    if padded := [name for name in names if name != name.strip()]:
+        raise UserError(
+            f"Expected classes of {title} without spaces at the ends of their names, but got "
+            f"{padded[0]!r}; rename it."
+        )
     by_tag: dict[str, str] = {}
     for name, tag in zip(names, class_tags(names), strict=True):
         if tag in by_tag:

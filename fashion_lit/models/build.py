@@ -13,7 +13,7 @@ from fashion_lit.data.sources.source import ImageSource
 from fashion_lit.errors import UserError
 from fashion_lit.models.classifier import ImageClassifier
 from fashion_lit.models.cnn import CNNClassifier
-from fashion_lit.models.optimization import build_optimizer
+from fashion_lit.models.optimization import build_optimizer, check_step
 from fashion_lit.models.schedules import build_schedule
 from fashion_lit.models.transfer import TransferClassifier
 from fashion_lit.parts.kinds import error_of_part, named_parts
@@ -133,7 +133,7 @@ def _train_one_batch(
 
 
 def check_optimizer(config: Mapping[str, Any], source: ImageSource) -> None:
-    """Raise UserError unless a user's own optimizer and schedule can be built.
+    """Raise UserError unless a user's own optimizer and schedule can be built, and take a step.
 
     The arguments are those of `check_network`; the network has passed it.
     """
@@ -145,6 +145,8 @@ def check_optimizer(config: Mapping[str, Any], source: ImageSource) -> None:
                 f"Expected an optimizer with a learning rate, `lr`, in each of its groups, but "
                 f"{config['optimizer']['name']} has none."
             )
+        if is_import_path(config["optimizer"]["name"]):
+            check_step(network, config["optimizer"])
         build_schedule(optimizer, 1000, config["trainer"]["max_epochs"], config["scheduler"])
 
 

@@ -29,8 +29,8 @@ from fashion_lit.models.averaging import (
 )
 from fashion_lit.models.distillation import Distillation
 from fashion_lit.models.optimization import OPTIMIZERS, build_optimizer
-from fashion_lit.models.schedules import build_schedule
-from fashion_lit.parts.trust import trusting
+from fashion_lit.models.schedules import build_schedule, check_schedule_length
+from fashion_lit.parts.trust import is_import_path, trusting
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)] | None
@@ -267,6 +267,8 @@ class ImageClassifier(L.LightningModule):
             self.first_swa_epoch = swa_epoch(self.swa_start, num_epochs)
             for group in optimizer.param_groups:
                 group["swa_lr"] = self.swa_lr_factor * group["lr"]
+        if is_import_path(name):
+            check_schedule_length(self.network, settings, num_steps, num_epochs, self.scheduler)
         schedule = build_schedule(optimizer, num_steps, num_epochs, self.scheduler)
         if schedule and "monitor" in schedule:  # it has a new value after validations alone
             schedule["frequency"] = trainer.check_val_every_n_epoch or 1

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from fashion_lit.parts.kinds import build_part
+from fashion_lit.parts.kinds import build_part, error_of_part
 from fashion_lit.parts.trust import is_import_path
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -137,3 +137,41 @@ def build_optimizer(module: nn.Module, settings: Mapping[str, Any]) -> Optimizer
         return build_part("optimizer", settings, module.parameters())
     arguments = dict(settings)
     return OPTIMIZERS[arguments.pop("name")](module, **arguments)
+
+
+def check_step(module: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raise UserError unless a user's own optimizer can take a step with dense gradients.
+
+    Its arguments are those of `build_optimizer`; the module's own parameters do not change.
+    """
+    few = samples_of(module)
+    with torch.random.fork_rng(devices=[]):
+        optimizer = build_optimizer(few, settings)
+
+        def closure() -> Any:  # a tensor, as Lightning gives
+            optimizer.zero_grad()
+            loss = sum((parameter.sum().abs() for parameter in few), torch.zeros(()))
+            loss.backward()
+            return loss
+
+        try:
+            optimizer.step(closure)
+        except (Exception, SystemExit) as error:
+            task = "take a step"
+            raise error_of_part("optimizer", settings["name"], task, error) from error
+
+
+def samples_of(module: nn.Module) -> nn.ParameterList:
+    """Return parameters as a module's are, on the CPU: of each kind of layout, one of the smallest.
+
+    A few small ones show what an optimizer does with all.
+    """
+    smallest: dict[tuple[int, bool], nn.Parameter] = {}
+    for parameter in module.parameters():
+        layout = parameter.ndim, parameter.is_contiguous()
+        best = smallest.get(layout)
+        if parameter.requires_grad and (best is None or parameter.numel() < best.numel()):
+            smallest[layout] = parameter
+    return nn.ParameterList(
+        torch.full_like(parameter, 0.1, device="cpu") for parameter in smallest.values()
+    )

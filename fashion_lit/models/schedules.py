@@ -8,19 +8,23 @@ run ends within one.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from fashion_lit.errors import UserError
-from fashion_lit.parts.kinds import build_part, is_plateau
+from fashion_lit.models.optimization import build_optimizer, samples_of
+from fashion_lit.parts.kinds import build_part, error_of_part, is_plateau
 from fashion_lit.parts.trust import is_import_path
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NumCycles = Annotated[int, Field(ge=1, le=100)]
+MAX_TRIED_STEPS = 100_000
 # What Lightning's configure_optimizers expects under "lr_scheduler"; None: a constant rate.
 Schedule = dict[str, Any] | None
 
@@ -252,3 +256,36 @@ def build_schedule(
     scheduler = build_part("scheduler", {"name": name, **arguments}, optimizer)
     monitor = {"monitor": "val/loss"} if is_plateau(type(scheduler)) else {}
     return {"scheduler": scheduler, "interval": interval, **monitor}
+
+
+def check_schedule_length(
+    network: nn.Module,
+    optimizer: Mapping[str, Any],
+    num_steps: float,
+    num_epochs: float,
+    settings: Mapping[str, Any],
+) -> None:
+    """Raise UserError unless a user's own schedule can be stepped as often as the run will.
+
+    Tries a copy of it, with a copy of the optimizer, at most MAX_TRIED_STEPS times.
+
+    Args:
+        network: whose weights the run trains.
+        optimizer: the settings of its optimizer.
+        num_steps: as for `build_schedule`, finite.
+        num_epochs: as for `build_schedule`.
+        settings: as for `build_schedule`.
+    """
+    tried = build_optimizer(samples_of(network), optimizer)
+    schedule = build_schedule(tried, num_steps, num_epochs, settings)
+    assert schedule is not None
+    times = math.ceil(num_steps if schedule["interval"] == "step" else num_epochs)
+    arguments = [0.0] if "monitor" in schedule else []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch expects a step of the optimizer first
+            for _ in range(min(times, MAX_TRIED_STEPS)):
+                schedule["scheduler"].step(*arguments)
+    except (Exception, SystemExit) as error:
+        task = f"take the {times:,} steps of this run"
+        raise error_of_part("scheduler", settings["name"], task, error) from error

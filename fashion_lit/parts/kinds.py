@@ -55,6 +55,7 @@ KINDS = {
         defaults=("save_dir", "run_name", "id", "tracking_uri", "artifact_location"),
     ),
 }
+TRIED_IMAGES, TRIED_CALLS = 8, 8  # of an augmentation
 SEVERAL = ("callbacks", "loggers")
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 # Callbacks that contradict this program, and what to use instead.
@@ -104,6 +105,14 @@ def look_up(config: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
+
+
+def name_setting(group: str) -> str | None:
+    """Return the setting of a group that may name a class by its import path; None: it has none."""
+    if group in SEVERAL:
+        return f"{group}.KEY.name"
+    settings = [setting for setting in KINDS if setting.partition(".")[0] == group]
+    return f"{settings[0]}.name" if settings else None
 
 
 def holds_part(setting: str) -> bool:
@@ -194,7 +203,7 @@ def check_parts(config: Mapping[str, Any], source: Any) -> None:
             states[key] = setting
         if setting == "augment.own":
             colours = (source.channels,) if source.channels > 1 else ()
-            shape = (2, *colours, source.image_size, source.image_size)
+            shape = (TRIED_IMAGES, *colours, source.image_size, source.image_size)
             check_augmentation(build_part(setting, look_up(config, setting)), shape)
 
 
@@ -227,21 +236,37 @@ def error_of_part(setting: str, path: str, task: str, error: BaseException) -> U
 
 
 def check_augmentation(own: Callable[..., Any], shape: tuple[int, ...]) -> None:
-    """Raise UserError unless a user's augmentation returns images of the shape that it gets."""
+    """Raise UserError unless a user's augmentation returns images of the shape that it gets.
+
+    They have to depend on the images and torch's generators alone, so that a run can resume.
+    """
     import torch  # which this package is imported without
 
-    images = torch.zeros(shape, dtype=torch.uint8)
     path = f"{type(own).__module__}.{type(own).__qualname__}"
-    try:
-        changed = own(images.clone(), torch.Generator())
-    except (Exception, SystemExit) as error:
-        raise error_of_part("augment.own", path, f"take images {shape} uint8", error) from error
+    with torch.random.fork_rng(devices=[]):
+        images = torch.randint(256, shape, dtype=torch.uint8)
+        results: list[Any] = []
+        for _ in range(TRIED_CALLS):
+            draws = torch.Generator().manual_seed(0)
+            torch.default_generator.manual_seed(0)
+            try:
+                results.append(own(images.clone(), draws))
+            except (Exception, SystemExit) as error:
+                task = f"take images {shape} uint8"
+                raise error_of_part("augment.own", path, task, error) from error
+    changed = results[0]
     is_tensor = isinstance(changed, torch.Tensor)
     if not is_tensor or (changed.shape, changed.dtype) != (images.shape, images.dtype):
         kind = f"{tuple(changed.shape)} {changed.dtype}" if is_tensor else type(changed).__name__
         raise UserError(
             f"Expected {path} of `augment.own` to return images {tuple(images.shape)} uint8, as it "
             f"gets them, but it returned {kind}."
+        )
+    if not all(torch.equal(changed, result) for result in results):
+        raise UserError(
+            f"Expected {path} of `augment.own` to draw from the generator that it gets, or from "
+            "torch's default ones, so that a run can resume, but from generators in the same state "
+            "it returned different images."
         )
 
 

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
@@ -48,14 +50,29 @@ def names_of(plugins: Any) -> list[str]:
 def trusting(plugins: Sequence[str]) -> Iterator[None]:
     """Trust these packages, in addition to TRUSTED and those trusted already, within a `with`.
 
-    Raises UserError unless it is a list of names of packages or modules, without dots.
+    Raises UserError unless it is a list of names of packages or modules, without dots, that are
+    installed or in the working directory.
     """
     names = names_of(plugins)
+    for name in names:
+        check_exists(name)
     token = _plugins.set(_plugins.get() | set(names))
     try:
         yield
     finally:
         _plugins.reset(token)
+
+
+def check_exists(name: str) -> None:
+    """Raise UserError unless there is a package or module of this name; imports nothing."""
+    place = Path.cwd()
+    if name in sys.modules or find_spec(name) or PathFinder.find_spec(name, [str(place)]):
+        return
+    known = [path.stem for path in place.glob("*.py")]
+    raise UserError(
+        f"Expected `plugins` to name packages or modules, but {name} is neither installed nor in "
+        f"{place}{did_you_mean(name, known) or '.'}"
+    )
 
 
 def trusted_plugins() -> tuple[str, ...]:
@@ -172,15 +189,11 @@ def _import(path: str, package: str, setting: str) -> ModuleType:
         return import_module(module)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
-            where = f", neither installed nor in {place}" if error.name == package else ""
-            raise UserError(
-                f"`{setting}` is {path}, but there is no module {error.name}{where}."
-            ) from None
-        reason = shorten(" ".join(str(error).split()), 200)
-        raise UserError(
-            f"`{setting}` is {path}, but importing {module} failed: {type(error).__name__}: "
-            f"{reason}."
-        ) from None
+            reason = f"there is no module {error.name}"
+        else:
+            message = shorten(" ".join(str(error).split()), 200)
+            reason = f"importing {module} failed: {type(error).__name__}: {message}"
+        raise UserError(f"`{setting}` is {path}, but {reason}.") from None
 
 
 def _classes_in(module: str, base: type) -> list[str]:

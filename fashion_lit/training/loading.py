@@ -158,6 +158,7 @@ class Run:
 
         Raises UserError for other images than those that the run was trained on.
         """
+        check_data_root(self.config, f"the run in {self.files.path}")
         data = self.config["data"] | {"device": "cpu"}
         with trusting(self._plugins):
             datamodule = build_datamodule(self.config | {"data": data})
@@ -253,6 +254,16 @@ def with_data_root(config: Config, folder: Path) -> Config:
         )
     root = str(folder.expanduser().absolute())
     return config | {"data": config["data"] | {"root": root}}
+
+
+def check_data_root(config: Config, owner: str) -> None:
+    """Raise UserError if the folder of a run's data is gone, and they are nowhere else."""
+    root = config["data"].get("root")
+    if config["data"]["name"] in ("idx", "folder") and not Path(root).expanduser().is_dir():
+        raise UserError(
+            f"Expected the images of {owner} in {root}, but there is no such folder; if it was "
+            "moved, name it: --data-root FOLDER (in Python data_root=FOLDER)."
+        )
 
 
 def choose_checkpoint(run: RunDirectory, config: Config, wanted: str | None) -> tuple[Path, str]:

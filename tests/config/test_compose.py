@@ -274,8 +274,11 @@ def test_several_callbacks_can_be_chosen_and_own_ones_added() -> None:
         (["callbacks.mine.monitor=x"], "`callbacks.mine.name`, the import path of a class"),
         (["callbacks.mine=x"], "`callbacks.mine.name`, the import path of a class"),
         (["callbacks.mine.name=3"], "`callbacks.mine.name` to be an import path, but got 3"),
-        (["data=synthetic", "data.source.name=a.B", "plugins=[a]"], "it exists with data=own"),
-        (["data.source.name=nowhere_at_all.B", "plugins=[nowhere_at_all]"], "there is no module"),
+        (
+            ["data=synthetic", "data.source.name=yaml.B", "plugins=[yaml]"],
+            "it exists with data=own",
+        ),
+        (["data.source.name=nowhere_at_all.B", "plugins=[nowhere_at_all]"], "is neither installed"),
         (["data=own"], "`data.source.name` to be an import path, but it is missing"),
         (["plugins=[a.b]", RADAM], "trust the whole package, a"),
         (["optimizer.name=adamm"], "one of adam, adamw, sgd or an import path"),

@@ -86,14 +86,17 @@ BAD = [
     ("model.class_weights.Shrt=2", "a weight for each of some classes (T-shirt_top, Trouser, "),
     ("data.device=tpu", "Expected `data.device` to be one of 'auto', 'cpu' or 'cuda', but got"),
     ("data=fashion_mist", "Expected `data` to be one of fashion_mnist, folder, idx, own, "
-     "synthetic, but got 'fashion_mist'; did you mean `data=fashion_mnist`?"),
-    ("optimizer=lion", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'lion'."),
+     "synthetic (or data.source.name=PACKAGE.CLASS), but got 'fashion_mist'; did "
+     "you mean `data=fashion_mnist`?"),
+    ("optimizer=lion", "Expected `optimizer` to be one of adam, adamw, sgd (or optimizer.name="
+     "PACKAGE.CLASS), but got 'lion'."),
     ("optimizer.name=adamm", "Expected `optimizer.name` to be one of adam, adamw, sgd or an "
      "import path, but got 'adamm'; did you mean `optimizer.name=adam`?"),
     ("model.network.name=fastcnn", "did you mean `model.network.name=fast_cnn`?"),
-    ("optimizer=null", "Expected `optimizer` to be one of adam, adamw, sgd, but got 'null'."),
+    ("optimizer=null", "PACKAGE.CLASS), but got 'null'."),
+    ("callbacks=lr_monitr", "callbacks.KEY.name=PACKAGE.CLASS), but got 'lr_monitr'; did you"),
     ("++optimizer.lr={a:1}", "Expected `optimizer.lr` to be a number, but got {'a': 1}."),
-    ("++optimizer=3", "Expected `optimizer` to be one of adam, adamw, sgd, but got '3'."),
+    ("++optimizer=3", "PACKAGE.CLASS), but got '3'."),
     ("model.network=3", "Expected `model.network` to be a group of settings, but got 3; choose"),
     ("optimizer.lr=0.1,0.2", "holds several values; add -m (in Python: call sweep) to run "
      "each of them, or write "

@@ -22,6 +22,17 @@ def test_flip_mirrors_the_chosen_images_only(images: Tensor) -> None:
         assert torch.equal(result[index], expected)
 
 
+def test_an_own_augmentation_may_draw_from_torchs_default_generator(images: Tensor) -> None:
+    def noise(images: Tensor, _: torch.Generator) -> Tensor:
+        return images + torch.randint(256, images.shape, dtype=torch.uint8)
+
+    augment = Augment(own=noise)
+    first, other = augment(images, generator(1)), augment(images, generator(2))
+    torch.rand(5)
+    assert torch.equal(augment(images, generator(1)), first)
+    assert not torch.equal(other, first)
+
+
 def test_flipping_twice_is_the_identity(images: Tensor) -> None:
     everything = torch.ones(64, dtype=torch.bool)
     twice = flip_horizontally(flip_horizontally(images, everything), everything)

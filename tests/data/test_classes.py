@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fashion_lit.data.classes import (
+    check_class_names,
     class_quotas,
     class_tags,
     epoch_order,
@@ -13,9 +14,15 @@ from fashion_lit.data.classes import (
 )
 from fashion_lit.data.randomness import generator
 from fashion_lit.data.sources.fashion_mnist import CLASS_NAMES
+from fashion_lit.errors import UserError
 
 LABELS = torch.arange(1000) % 10
 SHIRT = weights_in_order({"Shirt": 1.5}, CLASS_NAMES)
+
+
+def test_names_differ_in_more_than_spaces_at_their_ends() -> None:
+    with pytest.raises(UserError, match="without spaces at the ends of their names, but got 'a '"):
+        check_class_names(["a", "a "], "Squares")
 
 
 def test_names_are_those_of_the_data_set_in_its_order() -> None:

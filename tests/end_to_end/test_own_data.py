@@ -56,7 +56,7 @@ def test_a_run_on_pictures_resumes_bit_identically_also_after_they_moved(
     assert evaluate([str(parts.path)]) == 0
     assert evaluate([str(whole.path)]) == 2  # its pictures are elsewhere now
     error = capsys.readouterr().err
-    assert "Expected a folder for `data.root`, but there is no " in error
+    assert "--data-root FOLDER" in error
     assert len(error.splitlines()) == 1
 
 

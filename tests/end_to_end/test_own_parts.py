@@ -324,6 +324,11 @@ class Failing(Plain):
 class WithoutRate(torch.optim.Optimizer):
     def __init__(self, params):
         super().__init__(params, {"step_size": 1.0})
+
+class Numpy:
+    def __call__(self, images, generator):
+        import numpy
+        return images + torch.from_numpy(numpy.random.randint(9, size=images.shape)).byte()
 """
 
 
@@ -337,6 +342,9 @@ class WithoutRate(torch.optim.Optimizer):
         ("model.network", "Leaving", "it raised SystemExit: 3"),
         ("model.network", "Failing", "to train on images (2, 1, 28, 28), but it raised KeyError"),
         ("optimizer", "WithoutRate", "an optimizer with a learning rate, `lr`"),
+        ("optimizer", "torch.optim.SparseAdam", "to take a step, but it raised RuntimeError"),
+        ("optimizer", "torch.optim.LBFGS", "to take a step, but it raised RuntimeError"),
+        ("augment.own", "Numpy", "it returned different images"),
     ],
 )
 def test_a_part_that_can_never_train_is_refused_before_a_run_is_made(
@@ -348,9 +356,26 @@ def test_a_part_that_can_never_train_is_refused_before_a_run_is_made(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (place / "my_parts.py").write_text(NETWORKS, encoding="utf-8")
-    assert main([*small, f"{setting}.name=my_parts.{name}", "plugins=[my_parts]"]) == 2
+    path = name if "." in name else f"my_parts.{name}"
+    assert main([*small, f"{setting}.name={path}", "plugins=[my_parts]"]) == 2
     assert expected in capsys.readouterr().err
     assert not (place / "runs").exists()
+
+
+def test_a_schedule_that_ends_before_the_run_stops_it_before_its_first_step(
+    place: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = [
+        "scheduler.name=torch.optim.lr_scheduler.OneCycleLR",
+        "scheduler.max_lr=0.1",
+        "scheduler.interval=step",
+        "scheduler.total_steps=3",
+    ]
+    assert main([*small, "run_dir=short", *schedule]) == 1
+    message = capsys.readouterr().err
+    assert "to take the 4 steps of this run, but it raised ValueError: Tried to step" in message
+    assert "Traceback" not in message
+    assert RunDirectory(place / "short").status["step"] == 0
 
 
 def test_extra_state_of_a_module_is_kept(place: Path, small: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The kinds of parts: which settings they have, and what cannot be built."""
 
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,7 +51,9 @@ def test_parts_are_what_has_an_import_path() -> None:
     assert named_parts({"model": 3, "callbacks": None, "loggers": {"a": 1}}) == {}
 
 
-def test_all_packages_are_asked_for_at_once() -> None:
+def test_all_packages_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("my_nets", "my_augment"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     with pytest.raises(UserError, match=r"plugins=\[my_nets,my_augment\]"):
         check_trusted_parts(CONFIG)
     with pytest.raises(UserError, match=r"plugins=\[my_augment\]"), trusting(["my_nets"]):
