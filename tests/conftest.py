@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("random tests", "for tests/end_to_end/test_random.py")
     group.addoption("--random-seed", type=int, default=0, help="seed of the draws")
     group.addoption("--fault-rounds", type=int, default=60, help="rounds of the fault walker")
-    group.addoption("--setting-draws", type=int, default=110, help="draws of the settings fuzzer")
+    group.addoption("--setting-draws", type=int, default=80, help="draws of the settings fuzzer")
 
 
 @pytest.fixture(scope="session", autouse=True)

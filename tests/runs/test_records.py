@@ -158,7 +158,7 @@ def test_odd_event_files_stop_no_reader(run_copy: RunDirectory) -> None:
 def test_a_sweep_goes_on_beside_a_damaged_job(
     tmp_path: Path, small: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*small, "-m", "seed=0,1,2", "sweep_name=s", f"output_root={tmp_path.as_posix()}"]
+    command = [*small, "-m", "seed=0,1", "sweep_name=s", f"output_root={tmp_path.as_posix()}"]
     command += ["trainer.max_epochs=1"]
     assert train(command) == 0
     jobs = sorted((tmp_path / "sweeps" / "s").glob("*-????????"))
@@ -169,4 +169,4 @@ def test_a_sweep_goes_on_beside_a_damaged_job(
     (jobs[1] / "checkpoints" / "best.ckpt").write_bytes(b"")
     (jobs[1] / "status.json").unlink()
     assert train(command) == 1
-    assert capfd.readouterr().out.count("finished before") == 3
+    assert capfd.readouterr().out.count("finished before") == 1

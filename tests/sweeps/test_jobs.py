@@ -80,11 +80,30 @@ def test_folder_names_suit_every_file_system(tmp_path: Path) -> None:
     assert re.fullmatch(r"data\.root=a_b__c_-[0-9a-f]{8}", name)
 
 
+def sweep_in(folder: Path, small: list[str]) -> list[str]:
+    """Return the arguments of a sweep of two jobs that take seconds."""
+    place = [f"output_root={folder.as_posix()}", "sweep_name=s"]
+    return [*small, *place, "model.network.widths=[8,16,32]", "optimizer.lr=0.01,0.02"]
+
+
 @pytest.fixture
 def sweep(tmp_path: Path, small: list[str]) -> list[str]:
-    """Return the arguments of a sweep of two jobs that take seconds."""
-    place = [f"output_root={tmp_path.as_posix()}", "sweep_name=s"]
-    return [*small, *place, "model.network.widths=[8,16,32]", "optimizer.lr=0.01,0.02"]
+    """The arguments of a sweep of two jobs that take seconds."""
+    return sweep_in(tmp_path, small)
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
+    """The directory of this sweep after it has run; not to be changed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    assert main(["-m", *sweep_in(folder, small)]) == 0
+    return folder / "sweeps" / "s"
+
+
+@pytest.fixture
+def sweep_copy(finished_sweep: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change, where `sweep` would run."""
+    return Path(shutil.copytree(finished_sweep, tmp_path / "sweeps" / "s"))
 
 
 def runs_of(directory: Path) -> dict[str, RunDirectory]:
@@ -233,10 +252,9 @@ def test_two_sweeps_started_at_once_have_separate_directories(
 
 
 def test_test_set_is_opened_once_for_the_winner(
-    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+    sweep_copy: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["-m", *sweep]) == 0
-    directory = tmp_path / "sweeps" / "s"
+    directory = sweep_copy
     assert leaderboard([str(directory), "--evaluate-best"]) == 0
     rows = json.loads((directory / "leaderboard.json").read_text())
     tested = [name for name, run in runs_of(directory).items() if "test/accuracy" in run.metrics]
@@ -253,10 +271,9 @@ def test_test_set_is_opened_once_for_the_winner(
 
 
 def test_a_test_that_was_begun_is_finished_for_the_same_run(
-    tmp_path: Path, sweep: list[str], capfd: pytest.CaptureFixture[str]
+    sweep_copy: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["-m", *sweep]) == 0
-    directory = tmp_path / "sweeps" / "s"
+    directory = sweep_copy
     assert leaderboard([str(directory)]) == 0
     rows = json.loads((directory / "leaderboard.json").read_text())
     job = rows[-1]["jobs"][0]  # the winner of then, before more runs came

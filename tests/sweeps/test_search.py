@@ -162,7 +162,7 @@ def test_bad_trial_is_pruned_and_marked_and_another_space_refused(
 def test_two_processes_share_a_study_and_finish_a_killed_ones_trials(
     tmp_path: Path, search: list[str]
 ) -> None:
-    num_trials = 5
+    num_trials = 4
     arguments = [*search, "optimizer.lr=tag(log,interval(1e-3,1e-1))", "checkpoint.every_steps=1"]
     command = [sys.executable, "-m", "fashion_lit", "search", *arguments, "--pruner", "none"]
     command += ["--num-trials", str(num_trials)]
