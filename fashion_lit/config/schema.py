@@ -36,10 +36,10 @@ from fashion_lit.models.networks import network_class
 from fashion_lit.models.optimization import OPTIMIZERS
 from fashion_lit.models.schedules import SCHEDULERS
 from fashion_lit.parts.arguments import Fields, keyword_fields, named_schema, object_schema
+from fashion_lit.parts.checks import check_parts
 from fashion_lit.parts.kinds import (
     SEVERAL,
     build_part,
-    check_parts,
     check_trusted_parts,
     holds_part,
     look_up,

@@ -91,6 +91,8 @@ def _type_of(parameter: inspect.Parameter, kind: type) -> Any:
     annotated.__annotations__ = {"value": parameter.annotation}
     try:
         hint = get_type_hints(annotated, names, include_extras=True)["value"]
+        if typing.get_origin(hint) is collections.abc.Iterable:  # which pydantic checks too late
+            hint = list[typing.get_args(hint)]  # type: ignore[misc]
         create_model("Probe", __config__=RULES, value=(hint, ...))
         return hint
     except (NameError, TypeError, AttributeError, SyntaxError, PydanticUserError):

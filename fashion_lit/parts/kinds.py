@@ -7,20 +7,19 @@ part_fields("optimizer", "torch.optim.RAdam")  # {"lr": (float | Tensor, 0.001),
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from fashion_lit.errors import UserError
 from fashion_lit.parts.arguments import Fields, class_fields, parameters_of
 from fashion_lit.parts.trust import (
-    TRUSTED,
     check_import_path,
     find_class,
     is_import_path,
+    is_within,
     not_trusted,
     trusted_plugins,
 )
@@ -35,27 +34,36 @@ class Kind:
         base: import path of the class that parts derive from.
         given: arguments of the constructor that this program gives, so they are no settings.
         defaults: arguments that this program gives unless they are set.
+        modules: those whose classes of this kind run no code of others, whatever their arguments.
+            (torchmetrics has networks that load any model by its name, with its code.)
     """
 
     base: str
+    modules: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     defaults: tuple[str, ...] = ()
 
 
 # By the setting that holds the part's name and arguments; of the last two there may be several.
 KINDS = {
-    "model.network": Kind("torch.nn.Module", ("in_channels", "in_chans", "num_classes")),
-    "optimizer": Kind("torch.optim.Optimizer", ("params",)),
-    "scheduler": Kind("torch.optim.lr_scheduler.LRScheduler", ("optimizer", "last_epoch")),
+    "model.network": Kind(
+        "torch.nn.Module",
+        ("torch.nn", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers"),
+        ("in_channels", "in_chans", "num_classes"),
+    ),
+    "optimizer": Kind("torch.optim.Optimizer", ("torch.optim", "timm.optim"), ("params",)),
+    "scheduler": Kind(
+        "torch.optim.lr_scheduler.LRScheduler", ("torch.optim",), ("optimizer", "last_epoch")
+    ),
     "augment.own": Kind("builtins.object"),
     "data.source": Kind("fashion_lit.data.sources.source.ImageSource"),
-    "callbacks": Kind("lightning.pytorch.Callback"),
+    "callbacks": Kind("lightning.pytorch.Callback", ("lightning.pytorch.callbacks",)),
     "loggers": Kind(
         "lightning.pytorch.loggers.Logger",
+        ("lightning.pytorch.loggers",),
         defaults=("save_dir", "run_name", "id", "tracking_uri", "artifact_location"),
     ),
 }
-TRIED_IMAGES, TRIED_CALLS = 8, 8  # of an augmentation
 SEVERAL = ("callbacks", "loggers")
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 # Callbacks that contradict this program, and what to use instead.
@@ -65,6 +73,11 @@ REPLACED = {
     "ModelSummary": "use trainer.enable_model_summary=true",
     "LearningRateFinder": "it changes the run before it begins; use fashion-lit find-lr",
     "BatchSizeFinder": "it changes the run before it begins; set data.batch_size",
+    "BaseFinetuning": "use model=resnet18 with model.freeze_backbone and model.unfreeze_epoch",
+    "GradientAccumulationScheduler": "a setting's keys are texts; use a class of your own, or "
+    "trainer.accumulate_grad_batches",
+    "LambdaCallback": "no setting can hold a function; use a class of your own",
+    "BasePredictionWriter": "a run does not predict; use fashion_lit.predict",
 }
 
 
@@ -87,16 +100,21 @@ def check_trusted_parts(config: Mapping[str, Any]) -> None:
     parts = {f"{setting}.name": path for setting, path in named_parts(config).items()}
     for setting, path in parts.items():
         check_import_path(setting, path)
-    trusted = (*TRUSTED, *trusted_plugins())
-    others = {s: path for s, path in parts.items() if path.partition(".")[0] not in trusted}
+    needed = {s: path for s, path in parts.items() if not needs_no_trust(s, path)}
+    others = {s: p for s, p in needed.items() if p.partition(".")[0] not in trusted_plugins()}
     if others:
         raise not_trusted(others)
 
 
 def plugins_of(config: Mapping[str, Any]) -> list[str]:
     """Return the packages that a command with this configuration has to trust, sorted."""
-    packages = {path.partition(".")[0] for path in named_parts(config).values()}
-    return sorted(packages.difference(TRUSTED))
+    parts = named_parts(config).items()
+    return sorted({path.partition(".")[0] for s, path in parts if not needs_no_trust(s, path)})
+
+
+def needs_no_trust(setting: str, path: str) -> bool:
+    """Return whether a part, of a setting such as "optimizer", is in a module that is trusted."""
+    return is_within(path, kind_of(setting.removesuffix(".name")).modules)
 
 
 def look_up(config: Mapping[str, Any], path: str) -> Any:
@@ -132,8 +150,10 @@ def part_class(setting: str, path: str) -> type[Any]:
         setting: that holds the part, such as "optimizer" or "callbacks.swa".
         path: the import path of its class.
     """
-    module, _, name = kind_of(setting).base.rpartition(".")
-    found = find_class(path, getattr(import_module(module), name), f"{setting}.name")
+    kind = kind_of(setting)
+    module, _, name = kind.base.rpartition(".")
+    base = getattr(import_module(module), name)
+    found = find_class(path, base, f"{setting}.name", kind.modules)
     if setting == "augment.own":
         _check_augmentation(found, path)
     for parent in found.__mro__:
@@ -179,43 +199,6 @@ def build_part(setting: str, settings: Mapping[str, Any], *positional: Any, **gi
         raise error_of_part(setting, path, "be built from its settings", error) from error
 
 
-def check_parts(config: Mapping[str, Any], source: Any) -> None:
-    """Raise UserError unless the callbacks, loggers and augmentation that are named can be built.
-
-    Optimizers, schedules and networks are built together: see `models.build`.
-
-    Args:
-        config: settings that fit the schema.
-        source: the source of the images, which an augmentation has to accept.
-    """
-    states: dict[str, str] = {}
-    for setting in named_parts(config):
-        if setting.partition(".")[0] in SEVERAL:
-            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                places = logger_places(Path(folder))
-                part = build_part(setting, look_up(config, setting), **places)
-            key = _state_key(setting, part)
-            if key in states:
-                raise UserError(
-                    f"Expected callbacks of different classes or settings, but `{states[key]}` and "
-                    f"`{setting}` are {key}; leave out one of them."
-                )
-            states[key] = setting
-        if setting == "augment.own":
-            colours = (source.channels,) if source.channels > 1 else ()
-            shape = (TRIED_IMAGES, *colours, source.image_size, source.image_size)
-            check_augmentation(build_part(setting, look_up(config, setting)), shape)
-
-
-def _state_key(setting: str, part: Any) -> str:
-    """Return under which key a callback's state is in a checkpoint; of a logger, the setting."""
-    try:
-        return str(getattr(part, "state_key", setting))
-    except Exception as error:
-        path = f"{type(part).__module__}.{type(part).__qualname__}"
-        raise error_of_part(setting, path, "have a `state_key`", error) from error
-
-
 def logger_places(folder: Path) -> dict[str, str]:
     """Return the arguments that make a logger write into a folder, for constructors with them.
 
@@ -231,43 +214,9 @@ def error_of_part(setting: str, path: str, task: str, error: BaseException) -> U
     """Return one sentence for the error that a user's class raised in a task."""
     reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
     return UserError(
-        f"Expected {path} of `{setting}` to {task}, but it raised {type(error).__name__}: {reason}."
+        f"Expected {path} of `{setting}` to {task}, but it raised {type(error).__name__}"
+        f"{f': {reason}' if reason else ''}."
     )
-
-
-def check_augmentation(own: Callable[..., Any], shape: tuple[int, ...]) -> None:
-    """Raise UserError unless a user's augmentation returns images of the shape that it gets.
-
-    They have to depend on the images and torch's generators alone, so that a run can resume.
-    """
-    import torch  # which this package is imported without
-
-    path = f"{type(own).__module__}.{type(own).__qualname__}"
-    with torch.random.fork_rng(devices=[]):
-        images = torch.randint(256, shape, dtype=torch.uint8)
-        results: list[Any] = []
-        for _ in range(TRIED_CALLS):
-            draws = torch.Generator().manual_seed(0)
-            torch.default_generator.manual_seed(0)
-            try:
-                results.append(own(images.clone(), draws))
-            except (Exception, SystemExit) as error:
-                task = f"take images {shape} uint8"
-                raise error_of_part("augment.own", path, task, error) from error
-    changed = results[0]
-    is_tensor = isinstance(changed, torch.Tensor)
-    if not is_tensor or (changed.shape, changed.dtype) != (images.shape, images.dtype):
-        kind = f"{tuple(changed.shape)} {changed.dtype}" if is_tensor else type(changed).__name__
-        raise UserError(
-            f"Expected {path} of `augment.own` to return images {tuple(images.shape)} uint8, as it "
-            f"gets them, but it returned {kind}."
-        )
-    if not all(torch.equal(changed, result) for result in results):
-        raise UserError(
-            f"Expected {path} of `augment.own` to draw from the generator that it gets, or from "
-            "torch's default ones, so that a run can resume, but from generators in the same state "
-            "it returned different images."
-        )
 
 
 def is_plateau(kind: type) -> bool:

@@ -4,9 +4,10 @@
         find_class("my_nets.MyNet", nn.Module, "model.network.name")
 
 Importing a module executes it, so a name alone, which may stand in a stranger's run, imports
-nothing: its package must be one of TRUSTED, or one that the command line or the caller trusts for
-this command. Runs record names, never trust. And a name can only mean a class of the expected kind
-that its own package defines, so that `my_nets.os.system` and other functions cannot be called.
+nothing: it must be in a module that is trusted for its kind, such as torch.optim, or in a package
+that the command line or the caller trusts for this command. Runs record names, never trust. And a
+name can only mean a class of the expected kind that its own package defines, so that
+`my_nets.os.system` and other functions cannot be called.
 """
 
 import sys
@@ -18,6 +19,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from inspect import isabstract
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +27,6 @@ from typing import Any
 from fashion_lit.errors import UserError
 from fashion_lit.text import did_you_mean, shorten
 
-TRUSTED = ("torch", "torchvision", "lightning", "torchmetrics", "timm")  # the last if installed
 _plugins: ContextVar[frozenset[str]] = ContextVar("plugins", default=frozenset())
 
 
@@ -48,7 +49,7 @@ def names_of(plugins: Any) -> list[str]:
 
 @contextmanager
 def trusting(plugins: Sequence[str]) -> Iterator[None]:
-    """Trust these packages, in addition to TRUSTED and those trusted already, within a `with`.
+    """Trust these packages, in addition to those trusted already, within a `with`.
 
     Raises UserError unless it is a list of names of packages or modules, without dots, that are
     installed or in the working directory.
@@ -76,7 +77,7 @@ def check_exists(name: str) -> None:
 
 
 def trusted_plugins() -> tuple[str, ...]:
-    """Return the packages that are trusted in addition to TRUSTED, sorted."""
+    """Return the packages that are trusted now, sorted."""
     return tuple(sorted(_plugins.get()))
 
 
@@ -90,21 +91,26 @@ def is_import_path(name: object) -> bool:
     return isinstance(name, str) and "." in name
 
 
-def find_class(path: str, base: type, setting: str) -> type[Any]:
+def is_within(path: str, modules: Sequence[str]) -> bool:
+    """Return whether an import path is in one of the modules, or below it."""
+    return any(path.startswith(f"{module}.") for module in modules)
+
+
+def find_class(path: str, base: type, setting: str, modules: Sequence[str] = ()) -> type[Any]:
     """Return the class that an import path names, after importing its module.
 
     Args:
         path: such as "torch.optim.RAdam".
-        base: the class that it has to derive from; `object` for an augmentation, which only a
-            plugin can provide.
+        base: the class that it has to derive from.
         setting: the setting that names it, for messages.
+        modules: those that are trusted for this kind of class.
 
-    Raises UserError if its package is not trusted (nothing is imported then), if importing it
-    fails, and unless it is a class of this kind that its package defines.
+    Raises UserError if it is not trusted (nothing is imported then), if importing it fails, and
+    unless it is a class of this kind that its package defines.
     """
     check_import_path(setting, path)
     package, name = path.partition(".")[0], path.rpartition(".")[2]
-    check_trusted(path, package, setting, only_plugins=base is object)
+    check_trusted(path, setting, modules)
     found = getattr(_import(path, package, setting), name, None)
     if found is None:
         known = _classes_in(path.rpartition(".")[0], base)
@@ -116,7 +122,8 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
         raise UserError(
             f"Expected `{setting}` to name a class, but {path} is a {type(found).__name__}."
         )
-    if found.__module__.partition(".")[0] != package:
+    places = (package,) if package in _plugins.get() else modules
+    if not is_within(f"{found.__module__}.", places):
         raise UserError(
             f"Expected `{setting}` to name a class by its own package, but {path} is defined in "
             f"{found.__module__}; name it {found.__module__}.{found.__qualname__}."
@@ -131,24 +138,19 @@ def find_class(path: str, base: type, setting: str) -> type[Any]:
     return found
 
 
-def check_trusted(path: str, package: str, setting: str, *, only_plugins: bool = False) -> None:
-    """Raise UserError unless a class may be imported from a package."""
+def check_trusted(path: str, setting: str, modules: Sequence[str]) -> None:
+    """Raise UserError unless a class may be imported; the arguments are those of `find_class`."""
+    package = path.partition(".")[0]
     if package in _plugins.get():
         return
-    if package in TRUSTED and not only_plugins:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            raise UserError(
-                f"`{setting}` is {path}, but {package} is not installed: pip install {package}"
-            ) from None
-        return
-    if package in TRUSTED:
+    if not is_within(path, modules):
+        raise not_trusted({setting: path})
+    try:
+        version(package)
+    except PackageNotFoundError:
         raise UserError(
-            f"Expected `{setting}` to name a class of your own, whose objects are called with "
-            f"(images, generator), but got {path}."
-        )
-    raise not_trusted({setting: path})
+            f"`{setting}` is {path}, but {package} is not installed: pip install {package}"
+        ) from None
 
 
 def check_import_path(setting: str, path: str) -> None:
@@ -157,7 +159,7 @@ def check_import_path(setting: str, path: str) -> None:
     That library holds no parts.
     """
     words = path.split(".")
-    if len(words) < 2 or not all(word.isidentifier() for word in words):
+    if len(words) < 2 or not all(word.isidentifier() and not iskeyword(word) for word in words):
         raise UserError(
             f"Expected `{setting}` to be a name or an import path, as in my_nets.MyNet, but got "
             f"{shorten(repr(path))}."

@@ -1,15 +1,13 @@
 """The kinds of parts: which settings they have, and what cannot be built."""
 
 import sys
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, RAdam
 from torch.optim.lr_scheduler import CyclicLR, ReduceLROnPlateau
 
@@ -17,8 +15,6 @@ from fashion_lit.errors import UserError
 from fashion_lit.parts.kinds import (
     KINDS,
     build_part,
-    check_augmentation,
-    check_parts,
     check_trusted_parts,
     is_plateau,
     named_parts,
@@ -29,7 +25,6 @@ from fashion_lit.parts.kinds import (
 from fashion_lit.parts.trust import trusting
 
 CALLBACKS = "lightning.pytorch.callbacks"
-GREY = SimpleNamespace(channels=1, image_size=28)
 CONFIG = {
     "optimizer": {"name": "torch.optim.RAdam", "lr": 1e-3},
     "scheduler": {"name": "constant"},
@@ -118,36 +113,12 @@ def test_only_a_plateau_schedule_reads_the_validation_loss() -> None:
         ("LearningRateFinder", "find-lr"),
         ("BatchSizeFinder", "data.batch_size"),
         ("EMAWeightAveraging", "averaging=ema"),
+        ("BackboneFinetuning", "model.unfreeze_epoch"),
+        ("GradientAccumulationScheduler", "trainer.accumulate_grad_batches"),
+        ("LambdaCallback", "a class of your own"),
     ],
 )
 def test_a_callback_that_contradicts_this_program_is_refused(name: str, instead: str) -> None:
     assert hasattr(lightning_callbacks, name)
     with pytest.raises(UserError, match=instead):
         part_class("callbacks.mine", f"{CALLBACKS}.{name}")
-
-
-def test_callbacks_whose_states_would_overwrite_each_other_are_refused() -> None:
-    stopping = {"name": f"{CALLBACKS}.EarlyStopping", "monitor": "val/loss"}
-    check_parts({"callbacks": {"a": stopping, "b": stopping | {"monitor": "val/accuracy"}}}, GREY)
-    with pytest.raises(UserError, match=r"`callbacks\.a` and `callbacks\.b`"):
-        check_parts({"callbacks": {"a": stopping, "b": stopping}}, GREY)
-
-
-def test_an_augmentation_keeps_shape_and_type() -> None:
-    def twice(images: Tensor, generator: torch.Generator) -> Tensor:
-        return images.repeat_interleave(2, -1)
-
-    def broken(images: Tensor, generator: torch.Generator) -> Tensor:
-        raise KeyError("x")
-
-    own: dict[Callable[..., Any], str] = {
-        twice: r"\(2, 28, 56\) torch.uint8",
-        (lambda images, generator: images.float()): "torch.float32",
-        (lambda images, generator: None): "NoneType",
-        broken: "KeyError",
-        (lambda images: images): "TypeError",
-    }
-    for augmentation, found in own.items():
-        with pytest.raises(UserError, match=found):
-            check_augmentation(augmentation, (2, 28, 28))
-    check_augmentation(lambda images, generator: images.flip(-1), (2, 3, 28, 28))

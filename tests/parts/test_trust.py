@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,6 +16,7 @@ from fashion_lit.parts.trust import find_class, is_import_path, trusted_plugins,
 
 Package = Callable[[str], str]
 NET = "from torch import nn\nclass Net(nn.Module): pass\n"
+MODULES = ("torch.nn", "torch.optim", "torchvision.models", "timm.models")
 CALLABLE = "class Own:\n    def __call__(self, images, generator): return images\n"
 
 
@@ -29,10 +29,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def refusal(path: str, base: type = nn.Module) -> str:
+def refusal(path: str, base: type = nn.Module, modules: Sequence[str] = MODULES) -> str:
     """Return the message with which a class is refused."""
     with pytest.raises(UserError) as error:
-        find_class(path, base, "model.network.name")
+        find_class(path, base, "model.network.name", modules)
     return str(error.value)
 
 
@@ -47,7 +47,7 @@ def test_names_with_dots_are_import_paths() -> None:
     [("torch.optim.RAdam", Optimizer), ("torchvision.models.resnet.ResNet", nn.Module)],
 )
 def test_classes_of_trusted_packages_are_found(path: str, base: type) -> None:
-    found = find_class(path, base, "optimizer.name")
+    found = find_class(path, base, "optimizer.name", MODULES)
     assert issubclass(found, base)
     assert found.__name__ == path.rpartition(".")[2]
 
@@ -116,8 +116,17 @@ def test_what_is_no_class_of_its_own_package_and_kind_is_refused(
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("torch.os.system", "there is no module torch.os"),
-        ("torch.load", "is a function"),
+        ("torch.os.system", "plugins=[torch]"),
+        ("torch.load", "plugins=[torch]"),
+        ("torch.nn.os.system", "there is no module torch.nn.os"),
+        ("torch.nn.modules.module.functools.partial", "there is no module torch.nn.modules"),
+        ("torch.nn.init.calculate_gain", "is a function"),
+        ("torch.optim.lr_scheduler.Counter", "is defined in collections"),
+        ("torchmetrics.multimodal.CLIPScore", "plugins=[torchmetrics]"),  # loads code by a name
+        ("timm.task.distillation.DistillationTeacher", "plugins=[timm]"),  # loads any address
+        ("torch.distributed.nn.RemoteModule", "plugins=[torch]"),
+        ("torch.nnx.Linear", "plugins=[torch]"),
+        ("class.Net", "an import path"),
         ("torch.nn.Module", "is the base class itself"),
         ("torch.optim.RAdam", "is none"),
         ("torch.nn.Moduel", "did you mean `Module`?"),
@@ -143,7 +152,7 @@ def test_an_abstract_class_is_refused(package: Package) -> None:
 
 
 def test_an_augmentation_is_no_class_of_a_trusted_package(package: Package) -> None:
-    assert "a class of your own" in refusal("torchvision.transforms.v2.RandomCrop", object)
+    assert "plugins=[torchvision]" in refusal("torchvision.transforms.v2.RandomCrop", object, ())
     name = package(CALLABLE)
     with trusting([name]):
         assert find_class(f"{name}.Own", object, "augment.own.name").__name__ == "Own"
@@ -207,9 +216,6 @@ def test_trust_ends_with_an_error() -> None:
     assert trusted_plugins() == ()
 
 
-def test_a_trusted_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fashion_lit.parts import trust
-
-    monkeypatch.setattr(trust, "TRUSTED", ("torch", "not_there_at_all"))
-    assert "pip install not_there_at_all" in refusal("not_there_at_all.Net")
-    assert torch.nn is nn
+def test_a_trusted_package_that_is_missing_is_named() -> None:
+    modules = ("not_there_at_all",)
+    assert "pip install not_there_at_all" in refusal("not_there_at_all.Net", modules=modules)
