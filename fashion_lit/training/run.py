@@ -15,6 +15,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import RunError, Stopped, UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
+from fashion_lit.models.exactness import inexact_parts
 from fashion_lit.runs.data_records import check_same_data, describe_data, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import load_initial_weights
@@ -213,6 +214,7 @@ def train(
     if device_notice:
         print(device_notice)
     datamodule = datamodule or build_datamodule(config)
+    inexact = inexact_parts(config, datamodule.source)
     L.seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config, datamodule.class_names, datamodule.channels)
     notice = ""
@@ -223,7 +225,7 @@ def train(
     reset_peak_memory(trainer.strategy.root_device)
     print_start(network_name(config), classifier, datamodule, trainer, run.path)
     print_restart(restart, trainer, notice)
-    print_parts(config)
+    print_parts(config, inexact)
     print_teachers(run, config)
     assert isinstance(trainer.logger, RunLogger)
     try:

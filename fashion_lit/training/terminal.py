@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -202,12 +202,17 @@ def print_restart(restart: Restart, trainer: L.Trainer, initial_weights: str) ->
 
 
 @rank_zero_only
-def print_parts(config: Config) -> None:
-    """Print which parts of a run are no parts of fashion-lit, if any."""
+def print_parts(config: Config, inexact: Collection[str]) -> None:
+    """Print which parts of a run are no parts of fashion-lit, and which are `inexact`, if any."""
     for setting, path in named_parts(config).items():
         part = look_up(config, setting)
         listed = ", ".join(f"{key}={value}" for key, value in part.items() if key != "name")
         print(f"{setting}: {path}({listed})")
+        if setting in inexact:
+            print(
+                "  does not resume exactly: it has state outside of its state_dict, or draws "
+                "elsewhere than from torch's generators."
+            )
 
 
 @rank_zero_only

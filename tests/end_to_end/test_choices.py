@@ -21,7 +21,7 @@ from fashion_lit.runs.directory import RunDirectory
 # Groups that describe a run; `data` has the synthetic images in all tests, the others are sweeps'.
 GROUPS = ("optimizer", "scheduler", "averaging", "precision", "augment", "debug", "model")
 GROUPS += ("experiment", "callbacks", "loggers")
-# Lightning's SWA does not resume exactly within the first epoch that it averages (averaging=swa
+# Lightning's SWA does not resume exactly in the epochs that it averages (averaging=swa
 # does), and the others' values are measured, or their packages are no dependencies; see
 # test_own_parts.py.
 NOT_EXACT = ("callbacks=swa", "callbacks=device_stats", "loggers=wandb", "loggers=mlflow")
