@@ -9,6 +9,7 @@ for settings or files that are wrong, and the error itself if a run fails. A run
 stopped keeps its directory, from which `train(["run_dir=…"])` resumes it.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from fashion_lit.config.overrides import split_jobs
 from fashion_lit.errors import RunError, Stopped, UserError
 from fashion_lit.runs.signals import StopSignals
 from fashion_lit.sweeps.ranking import is_less_better, rank, varied_settings
-from fashion_lit.sweeps.tables import make_rows
+from fashion_lit.sweeps.tables import make_rows, trouble
 from fashion_lit.text import shorten
 
 # Importing torch and pandas takes seconds.
@@ -107,7 +108,8 @@ def leaderboard(directory: str | Path, *, metric: str = "val/accuracy") -> "pd.D
     Returns:
         A row for each configuration, with the columns of leaderboard.csv: "rank", each setting that
         differs, "mean" and "std" of the metric over the "n" seeds, "near_best" (within noise of the
-        best), "seconds", "state", and "jobs", the names of the runs' directories.
+        best), "seconds", "state", and "jobs", the names of the runs' directories. Warns of
+        directories that hold no run that can be read.
 
     Raises UserError if there are no runs, or the metric is unknown.
     """
@@ -119,6 +121,8 @@ def leaderboard(directory: str | Path, *, metric: str = "val/accuracy") -> "pd.D
     folder = Path(directory).expanduser()
     check_folder(folder, metric)
     runs = runs_to_rank(folder, metric)
+    if message := trouble(runs):
+        warnings.warn(" ".join(message.split()), stacklevel=2)
     less_is_better = is_less_better(metric)
     if less_is_better is None:
         raise UserError(

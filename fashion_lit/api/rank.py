@@ -44,6 +44,12 @@ def runs_to_rank(folder: Path, metric: str) -> list[RunSummary]:
     """
     runs = read_runs(folder)
     if not any(run.settings for run in runs):
+        damaged = [run for run in runs if RunDirectory(run.path).exists]
+        if damaged:
+            raise UserError(
+                f"Expected runs in {folder}, but of {len(damaged)} none can be read; the first, "
+                f"{damaged[0].path.name}: {damaged[0].note}"
+            )
         raise UserError(describe_folders(folder))
     check_one_data_set((str(run.path), run.data) for run in runs if run.settings)
     known = sorted({name for run in runs for name in run.metrics if not name.startswith("test/")})

@@ -2,14 +2,16 @@
 
 from fashion_lit.config.settings import Config
 from fashion_lit.config.trainer import check_plateau, check_trainer
+from fashion_lit.data.classes import class_tags
 from fashion_lit.data.mixing import check_mixing
 from fashion_lit.data.sources.source import ImageSource
 from fashion_lit.data.split import check_sizes, number_of
 from fashion_lit.errors import UserError
 from fashion_lit.models.build import check_model
 from fashion_lit.models.schedules import check_schedule
-from fashion_lit.parts.kinds import is_plateau, part_class
+from fashion_lit.parts.kinds import is_plateau, needs_no_trust, part_class
 from fashion_lit.parts.trust import is_import_path
+from fashion_lit.text import did_you_mean, shorten
 
 
 def check_combinations(config: Config, source: ImageSource) -> None:
@@ -35,6 +37,7 @@ def check_combinations(config: Config, source: ImageSource) -> None:
             "data.val_size."
         )
     check_mixing(config["augment"], num_epochs)
+    check_callbacks(config, source)
     if data["batch_size"] > num_train:
         raise UserError(
             f"Expected `data.batch_size` to be at most the {num_train:,} training images, but got "
@@ -54,3 +57,29 @@ def check_combinations(config: Config, source: ImageSource) -> None:
     if config["test"]:
         num_batches["test"] = -(-num_test // data["eval_batch_size"])
     check_trainer(trainer, num_batches)
+
+
+def check_callbacks(config: Config, source: ImageSource) -> None:
+    """Raise UserError for callbacks of Lightning that wait for what never comes, metric or epoch.
+
+    Beside a callback of the user, which may log more, any metric is accepted.
+    """
+    parts = config.get("callbacks") or {}
+    scores = ("precision", "recall", "f1")
+    known = [f"{split}/{name}" for split in ("val", "train") for name in ("accuracy", "loss")]
+    known += [f"val/{score}/{tag}" for score in scores for tag in class_tags(source.class_names)]
+    known.append("train/images_per_second")
+    is_own = any(not needs_no_trust("callbacks", part["name"]) for part in parts.values())
+    num_epochs = config["trainer"]["max_epochs"]
+    for key, part in parts.items():
+        metric, start = part.get("monitor"), part.get("swa_epoch_start")
+        if isinstance(metric, str) and metric not in known and not is_own:
+            raise UserError(
+                f"Expected `callbacks.{key}.monitor` to be a metric that a run logs, but got "
+                f"{shorten(repr(metric))}{did_you_mean(metric, known) or '.'}"
+            )
+        if isinstance(start, int) and start > num_epochs:
+            raise UserError(
+                f"Expected `callbacks.{key}.swa_epoch_start` to be at most trainer.max_epochs="
+                f"{num_epochs}, but got {start}: no epoch would be averaged."
+            )

@@ -8,7 +8,7 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -165,19 +165,31 @@ def _with_own_parts(config: Config, choices: Mapping[str, Any], overrides: Seque
     before, _ = _compose([*groups, *places])
     with trusting(config["plugins"]):
         check_trusted_parts(config)
-        for setting, name in named.items():
-            part, replaced = _look_up(config, setting), _look_up(before, setting)
-            if not isinstance(replaced, dict) or replaced.get("name") == name:
-                continue  # the choice has no such part, or this one
-            known = {"name", *part_fields(setting, name)}
-            unknown = {k for k in replaced.keys() - known if f"{setting}.{k}" not in typed}
-            kept = {k: v for k, v in part.items() if k not in unknown or v != replaced.get(k)}
-            _set(config, setting, kept)
+        _drop_replaced(config, before, typed)
     network, run_dir = named.get("model.network"), config["run_dir"]
     if network and "run_dir" not in typed and isinstance(run_dir, str):
         start = run_dir.removesuffix(str(choices["model"]))
         config["run_dir"] = start + network.rpartition(".")[2] if start != run_dir else run_dir
     return config
+
+
+def _drop_replaced(config: Config, before: Config, typed: Collection[str]) -> None:
+    """Drop settings of `before` from the parts that classes replace, unless they know them.
+
+    Args:
+        config: the configuration, which is changed.
+        before: what the settings that were not typed come from.
+        typed: the keys that were typed.
+    """
+    for setting, name in named_parts(config).items():
+        part, replaced = _look_up(config, setting), _look_up(before, setting)
+        is_replaceable = setting in REPLACEABLE and isinstance(replaced, dict)
+        if not is_replaceable or replaced.get("name") == name:
+            continue  # there was no such part, or this one
+        known = {"name", *part_fields(setting, name)}
+        unknown = {k for k in replaced.keys() - known if f"{setting}.{k}" not in typed}
+        kept = {k: v for k, v in part.items() if k not in unknown or v != replaced.get(k)}
+        _set(config, setting, kept)
 
 
 def to_plain(config: DictConfig) -> Config:
@@ -247,6 +259,9 @@ def adopt(recorded: Config, overrides: Sequence[str], composed: Config) -> Confi
             if path.split(".")[0] not in (*LOCATION_KEYS, "hydra"):
                 known = _known_part(_known_part(path, composed), adopted)
                 _set(adopted, known, _look_up(composed, known))
+    with trusting(composed["plugins"]):
+        check_trusted_parts(adopted)
+        _drop_replaced(adopted, recorded, {parse_override(text).key_or_group for text in overrides})
     return adopted
 
 

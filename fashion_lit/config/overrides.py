@@ -31,6 +31,7 @@ from fashion_lit.config.groups import (
 )
 from fashion_lit.errors import UserError
 from fashion_lit.parts.kinds import name_setting
+from fashion_lit.parts.trust import names_of
 from fashion_lit.text import did_you_mean, quote_command, quote_value, shorten
 
 MAX_JOBS = 10_000  # of one multirun
@@ -105,6 +106,8 @@ def check_key(key: str, override: Override) -> None:
             f"Expected `{shorten(override.get_key_element())}` without a package (@…), which has "
             "no use here; type key=value."
         )
+    if key == "plugins" and isinstance(override.value(), dict):
+        names_of(override.value())  # which Hydra cannot merge
     if not key:
         raise UserError("Expected a setting before the `=`, as in optimizer.lr=0.1.")
     if key == "hydra" or (key.startswith(("hydra/", "hydra.")) and key != SEARCH_PATH):

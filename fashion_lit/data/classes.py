@@ -32,6 +32,8 @@ def check_class_names(names: Any, title: str) -> None:
         raise UserError(
             f"Expected two classes or more in {title}, but got {_listed(names) or 'none'}."
         )
+    for name in names:
+        check_text(name, f"the name of a class of {title}")
     if padded := [name for name in names if name != name.strip()]:
         raise UserError(
             f"Expected classes of {title} without spaces at the ends of their names, but got "
@@ -45,6 +47,15 @@ def check_class_names(names: Any, title: str) -> None:
                 f"but got {by_tag[tag]!r} and {name!r}; rename one of them."
             )
         by_tag[tag] = name
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise UserError for text that no file or terminal can show: control characters, halves."""
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        raise UserError(
+            f"Expected {what} without control characters and in UTF-8, but got "
+            f"{shorten(ascii(text))}."
+        )
 
 
 def class_tags(class_names: Sequence[str]) -> tuple[str, ...]:

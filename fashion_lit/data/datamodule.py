@@ -22,6 +22,7 @@ from fashion_lit.data.sources.source import (
     ImageSource,
     LabelledImages,
     check_source,
+    errors_of,
     fingerprint,
     load_from,
     mean_and_std,
@@ -146,7 +147,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch missing files; Lightning calls this in one process per machine."""
-        self.source.prepare()
+        with errors_of(self.source, "prepare its files"):
+            self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split all images on the first call; every call moves them to the data device."""

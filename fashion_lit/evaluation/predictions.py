@@ -47,8 +47,8 @@ def same_images(members: Sequence[Predictions]) -> None:
     for other in members[1:]:
         if not torch.equal(members[0].images, other.images):
             raise UserError(
-                "Expected runs on the same images, but their data differ (data.name, "
-                "data.split_seed, data.val_size, …); evaluate them one by one."
+                "Expected runs on the same images, but theirs differ, as with another "
+                "data.val_size or data.split_seed; evaluate them one by one."
             )
 
 

@@ -36,6 +36,7 @@ class StopSignals:
         self.received: int | None = None
         self.defer_stop = False
         self._before: dict[int, Any] = {}
+        self._kept: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -43,6 +44,8 @@ class StopSignals:
                 handler = signal.getsignal(number)
                 if handler == signal.SIG_DFL or (number == signal.SIGINT and callable(handler)):
                     self._before[number] = handler
+                elif handler is not None:  # None: not Python's
+                    self._kept[number] = handler
             self.listen()
         return self
 
@@ -59,6 +62,8 @@ class StopSignals:
         """Install the handlers; call it again after Lightning has replaced them with its own."""
         for number in self._before:
             signal.signal(number, self._handle)
+        for number, handler in self._kept.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first = self.received is None

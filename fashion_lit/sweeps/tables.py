@@ -11,6 +11,8 @@ from fashion_lit.text import align, one_line, shorten
 
 MAX_SETTINGS = 8  # columns of a table that is on no terminal
 MAX_SETTING, MAX_STATE, NORMAL_STATE = 24, 100, 24  # characters of a cell
+# What decides which images validate.
+SPLIT_SETTINGS = ("data.val_size", "data.split_seed", "data.validate_on_test")
 
 
 def make_rows(entries: Sequence[Entry], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -85,6 +87,11 @@ def markdown(entries: Sequence[Entry], settings: Sequence[str], metric: str, wid
     near = sum(row["near_best"] for row in rows)
     if near:
         table += f"\n≈: within noise of the best, the 95 % interval of the difference ({near}).\n"
+    if others := [name for name in SPLIT_SETTINGS if name in settings]:
+        table += (
+            f"\nThese runs validate on different images ({', '.join(others)}), which may be easier "
+            "or harder.\n"
+        )
     if left := len(settings) - len(shown):
         table += (
             f"\nLeft out: {left} of {len(settings)} settings that differ. All of them are in "

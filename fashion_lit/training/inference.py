@@ -92,17 +92,18 @@ def probabilities(run: Run, images: Tensor, views: Sequence[tuple[bool, int, int
     """Return the mean probabilities (N, number of classes) of views of images in main memory."""
     requested = run.config["trainer"]["precision"]
     precision, _ = choose_precision(requested, run.accelerator)
-    classifier = copy.deepcopy(run.classifier)
     num_batches = max(1, -(-len(images) // run.config["data"]["eval_batch_size"]))
-    total = torch.zeros(())
-    with as_in_new_process(), torch.inference_mode():
-        silence_known_messages()
-        set_tf32(requested, run.accelerator)
-        fabric = L.Fabric(accelerator=run.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
-        module = fabric.setup_module(classifier)
-        for view in views:
-            batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
-            inputs = (run.to_input(apply_view(batch, *view)) for batch in batches)
-            logits = [module(x).float().cpu() for x in inputs]
-            total = total + torch.cat(logits).softmax(1)
-    return total / len(views)
+    with as_in_new_process():
+        with torch.inference_mode():
+            total = torch.zeros(())
+            classifier = copy.deepcopy(run.classifier).eval()
+            silence_known_messages()
+            set_tf32(requested, run.accelerator)
+            fabric = L.Fabric(accelerator=run.accelerator, devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+            module = fabric.setup_module(classifier)
+            for view in views:
+                batches = (part.to(fabric.device) for part in images.tensor_split(num_batches))
+                inputs = (run.to_input(apply_view(batch, *view)) for batch in batches)
+                logits = [module(x).float().cpu() for x in inputs]
+                total = total + torch.cat(logits).softmax(1)
+        return total / len(views)

@@ -66,8 +66,8 @@ class Run:
         plugins: Sequence[str] = (),
         data_root: str | Path | None = None,
     ) -> None:
-        self.files = files
-        self.directory = files.path.absolute()
+        self.files = RunDirectory(files.path.absolute())  # the working directory may change
+        self.directory = self.files.path
         self.config = files.config
         if data_root is not None:
             self.config = with_data_root(self.config, Path(data_root))
@@ -160,10 +160,10 @@ class Run:
         """
         check_data_root(self.config, f"the run in {self.files.path}")
         data = self.config["data"] | {"device": "cpu"}
-        with trusting(self._plugins):
+        with as_in_new_process(), trusting(self._plugins):
             datamodule = build_datamodule(self.config | {"data": data})
-        datamodule.prepare_data()
-        datamodule.setup()
+            datamodule.prepare_data()
+            datamodule.setup()
         recorded = self.record.get(DATA)
         if recorded is not None and not is_known_by_settings(self.config):
             remedy = "restore those it was trained on"

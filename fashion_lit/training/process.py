@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fashion_lit.errors import UserError
+
 # Beginnings of Lightning's INFO messages, and why they are redundant.
 MESSAGES = (
     "GPU available:",  # the run's own first line names the device
@@ -63,6 +65,11 @@ FLAGS: tuple[tuple[Callable[[], Any], Callable[[Any], object], Any], ...] = (
     (torch.get_default_device, torch.set_default_device, torch.device("cpu")),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, False),
+    (
+        lambda: torch.backends.mkldnn.enabled,
+        lambda value: setattr(torch.backends.mkldnn, "enabled", value),
+        True,
+    ),
     *(
         (
             lambda name=name: getattr(torch.backends.cudnn, name),
@@ -81,8 +88,13 @@ def as_in_new_process() -> Iterator[None]:
 
     Restores torch's flags, the generators of torch, NumPy and `random`, environment variables, and
     the filters of warnings and of Lightning's messages. All of these are the process's, so threads
-    take turns.
+    take turns. Raises UserError within torch.autocast, whose cached weights cannot be kept apart.
     """
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise UserError(
+            "Expected a call outside of torch.autocast, because the run's `precision` decides; "
+            "leave its `with` block."
+        )
     with _LOCK, ExitStack() as stack:
         for read, write, default in FLAGS:
             stack.callback(_set_if_different, read, write, read())
@@ -93,6 +105,7 @@ def as_in_new_process() -> Iterator[None]:
             torch.set_float32_matmul_precision("highest")
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
+        stack.enter_context(torch.inference_mode(False))
         initialized = torch.cuda.is_initialized()
         devices = range(torch.cuda.device_count()) if initialized else ()
         stack.enter_context(torch.random.fork_rng(devices))

@@ -218,6 +218,34 @@ def test_predictions_of_a_split_and_of_its_images_are_equal(finished_run: RunDir
         fashion_lit.predict(run, "train")  # type: ignore[call-overload]
 
 
+def test_a_run_stays_the_same_wherever_its_caller_goes(
+    finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished_run.path.parent)
+    run = fashion_lit.load_run(finished_run.path.name)
+    monkeypatch.chdir(tmp_path)
+    expected = fashion_lit.predict(run).probabilities
+    assert run.metrics == finished_run.metrics
+    run.classifier.train()
+    assert torch.equal(fashion_lit.predict(run).probabilities, expected)
+    torch.set_default_device("meta")
+    try:
+        again = fashion_lit.predict(fashion_lit.load_run(finished_run.path))
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(again.probabilities, expected)
+
+
+def test_damaged_runs_are_told(run_copy: RunDirectory, finished_run: RunDirectory) -> None:
+    folder = run_copy.path.parent
+    run_copy.metrics_file.write_text("{}")
+    with pytest.raises(UserError, match="of 1 none can be read; the first, run: "):
+        fashion_lit.leaderboard(folder)
+    shutil.copytree(finished_run.path, folder / "whole")
+    with pytest.warns(UserWarning, match="Not ranked: - run: "):
+        assert fashion_lit.leaderboard(folder)["jobs"].tolist() == [["whole"]]
+
+
 def test_loading_and_predicting_draw_no_random_numbers(finished_run: RunDirectory) -> None:
     before = state()
     fashion_lit.predict(fashion_lit.load_run(finished_run.path, "last"))

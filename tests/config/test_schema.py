@@ -94,6 +94,13 @@ BAD = [
      "import path, but got 'adamm'; did you mean `optimizer.name=adam`?"),
     ("model.network.name=fastcnn", "did you mean `model.network.name=fast_cnn`?"),
     ("optimizer=null", "PACKAGE.CLASS), but got 'null'."),
+    ("callbacks.x.name=lightning.pytorch.callbacks.EarlyStopping callbacks.x.monitor=val_loss",
+     "Expected `callbacks.x.monitor` to be a metric that a run logs, but got 'val_loss'; did you "
+     "mean `val/loss`?"),
+    ("callbacks=swa callbacks.swa.swa_epoch_start=99", "swa_epoch_start` to be at most trainer."),
+    ("scheduler.name=torch.optim.lr_scheduler.MultiStepLR scheduler.milestones=[a]",
+     "Expected `scheduler.milestones.0` to be a whole number, but got 'a'."),
+    ("plugins={a:b}", "Expected `plugins` to be a list of packages"),
     ("callbacks=lr_monitr", "callbacks.KEY.name=PACKAGE.CLASS), but got 'lr_monitr'; did you"),
     ("++optimizer.lr={a:1}", "Expected `optimizer.lr` to be a number, but got {'a': 1}."),
     ("++optimizer=3", "PACKAGE.CLASS), but got '3'."),

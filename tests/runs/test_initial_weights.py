@@ -76,6 +76,19 @@ def test_settings_are_the_sources_and_those_typed(
     assert status["source_digest"] == digest_of_file(finished_run.best_checkpoint)
 
 
+def test_an_own_part_replaces_the_sources_settings(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    typed = ["optimizer.name=torch.optim.NAdam", "trainer.max_epochs=1", "test=false"]
+    typed += ["scheduler.name=torch.optim.lr_scheduler.LinearLR"]
+    config = start(finished_run, tmp_path / "new", *typed).config
+    rate = finished_run.config["optimizer"]["lr"]
+    assert config["optimizer"]["name"] == "torch.optim.NAdam"
+    assert config["optimizer"]["lr"] == rate
+    assert "momentum" not in config["optimizer"]
+    assert config["scheduler"] == {"name": "torch.optim.lr_scheduler.LinearLR"}
+
+
 def test_a_stopped_fine_tune_resumes_exactly(run_copy: RunDirectory, tmp_path: Path) -> None:
     typed = ["optimizer.lr=0.01", "trainer.max_epochs=2", "test=false"]
     whole = start(run_copy, tmp_path / "whole", *typed)

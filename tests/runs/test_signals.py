@@ -33,7 +33,10 @@ def test_other_handlers_are_kept_and_ours_are_removed() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as nohup does
     try:
         interrupt = signal.getsignal(signal.SIGINT)
-        with StopSignals():
+        with StopSignals() as signals:
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Lightning does
+            signals.listen()
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGINT) != interrupt
         assert signal.getsignal(signal.SIGINT) == interrupt

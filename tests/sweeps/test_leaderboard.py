@@ -208,6 +208,19 @@ def test_settings_whose_values_do_not_recur_get_a_scatter_plot(tmp_path: Path) -
     assert not (tmp_path / "scatter.png").exists()
 
 
+def test_runs_that_validate_on_different_images_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path, name, lr=0.1 + len(name))
+    assert main([str(tmp_path)]) == 0
+    assert "on different images" not in capsys.readouterr().out
+    file = write_run(tmp_path, "c", lr=0.3).config_file
+    file.write_text(file.read_text().replace("val_size: 12000", "val_size: 6000"))
+    assert main([str(tmp_path)]) == 0
+    assert "validate on different images (data.val_size)" in capsys.readouterr().out
+
+
 def test_entries_within_noise_of_the_best_are_marked(tmp_path: Path) -> None:
     one_seed = tmp_path / "one"
     for i, accuracy in enumerate((0.94, 0.939, 0.92)):  # binomial error of the difference: 0.0031

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from fashion_lit.errors import UserError
 from fashion_lit.training.process import LOGGERS, as_in_new_process, silence_known_messages
 
 KNOWN = (
@@ -87,6 +88,21 @@ def test_the_state_is_a_new_processs_and_is_restored() -> None:
             change_everything("medium")
         assert state() == theirs
     assert state() == before
+
+
+def test_a_training_is_no_part_of_the_callers_autocast_or_inference() -> None:
+    message = "outside of torch.autocast"
+    with torch.autocast("cpu"), pytest.raises(UserError, match=message), as_in_new_process():
+        pass
+    with torch.inference_mode(), as_in_new_process():
+        assert torch.zeros(1, requires_grad=True).exp().requires_grad
+    torch.backends.mkldnn.enabled = False
+    try:
+        with as_in_new_process():
+            assert torch.backends.mkldnn.enabled
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.enabled = True
 
 
 def test_threads_take_turns() -> None:

@@ -9,14 +9,15 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from fashion_lit.data.classes import check_class_names
+from fashion_lit.data.classes import check_class_names, check_text
 from fashion_lit.errors import UserError
 from fashion_lit.text import shorten
 
@@ -92,7 +93,10 @@ class ImageSource(ABC):
 
 
 def check_source(source: ImageSource) -> None:
-    """Raise UserError unless the attributes of an image source are possible."""
+    """Raise UserError unless the attributes of an image source are possible.
+
+    Names and numbers become plain ones; a source may have NumPy's.
+    """
     kind = type(source).__name__
     for name, types in ATTRIBUTES.items():
         value = getattr(source, name, None)
@@ -100,7 +104,9 @@ def check_source(source: ImageSource) -> None:
             given = "it has none" if value is None else f"got {shorten(repr(value))}"
             raise UserError(f"Expected {kind} to set `{name}`, {EXAMPLES[types]}, but {given}.")
     title, channels = source.title, source.channels
+    check_text(title, f"the `title` of {kind}")
     check_class_names(source.class_names, title)
+    source.title, source.class_names = str(title), tuple(map(str, source.class_names))
     if source.num_train < 1 or source.num_test < 0:
         raise UserError(
             f"Expected training images in {title}, but it has {source.num_train:,}, and "
@@ -117,13 +123,37 @@ def check_source(source: ImageSource) -> None:
         )
     for name in ("mean", "std"):
         values = getattr(source, name)
-        if values is not None and not (len(values) == channels and all(map(math.isfinite, values))):
+        try:
+            numbers = None if values is None else [float(value) for value in values]
+        except (TypeError, ValueError, RuntimeError):
+            numbers = []
+        if numbers is not None and not (
+            len(numbers) == channels and all(map(math.isfinite, numbers))
+        ):
             raise UserError(
                 f"Expected `{name}` of {title} to hold a number for each of its {channels} "
-                f"channels, or to be None, but got {values!r}."
+                f"channels, or to be None, but got {shorten(repr(values))}."
             )
+        setattr(source, name, numbers)
     if source.std is not None and min(source.std) <= 0:
         raise UserError(f"Expected `std` of {title} to be above 0, but got {source.std!r}.")
+
+
+@contextmanager
+def errors_of(source: ImageSource, task: str) -> Iterator[None]:
+    """Raise UserError with the error that a user's source raises in a task."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise  # its own sentence names the file
+        reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
+        raise UserError(
+            f"Expected {type(source).__name__} to {task}, but it raised {type(error).__name__}"
+            f"{f': {reason}' if reason else ''}."
+        ) from error
 
 
 def load_from(source: ImageSource) -> tuple[LabelledImages, LabelledImages]:
@@ -132,16 +162,8 @@ def load_from(source: ImageSource) -> tuple[LabelledImages, LabelledImages]:
     Raises UserError with the error that a user's source raises, and unless the images are what the
     source's attributes say.
     """
-    try:
+    with errors_of(source, "load training and test images"):
         train, test = (LabelledImages(*part) for part in source.load())
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
-        raise UserError(
-            f"Expected {type(source).__name__}.load to return training and test images, but it "
-            f"raised {type(error).__name__}: {reason}."
-        ) from error
     check_images(source, train, test)
     return train, test
 

@@ -1,5 +1,6 @@
 """Folders of pictures: what is read, and what is refused."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +27,13 @@ def test_pictures_classes_and_labels_are_those_of_torchvision(copied: Path) -> N
     for path in copied.glob("*/*/*.png"):  # to square, so that they stay as they are
         Image.open(path).crop((0, 0, 24, 24)).save(path)
     (copied / "train" / ".hidden").mkdir()
+    (copied / "train" / "green" / "raw").mkdir()
     (copied / "train" / "green" / "notes.txt").write_text("no picture")
     shutil.copy(copied / "train/green/3.png", copied / "train/green/UPPER.PNG")
     source = ImageFolder(root=str(copied), size=24)
     assert (source.title, source.num_train, source.num_test) == ("copy", 91, 15)
     (copied / "train" / ".hidden").rmdir()
+    (copied / "train" / "green" / "raw").rmdir()
     for part, split in zip(source.load(), ("train", "test"), strict=True):
         theirs = TorchvisionFolder(str(copied / split))
         assert list(source.class_names) == theirs.classes == ["Red car", "blau", "green"]
@@ -112,6 +115,13 @@ def test_without_a_folder_test_there_are_no_test_images(copied: Path) -> None:
         (lambda root: shutil.rmtree(root / "train"), r"for each class in .*train, .* holds test\."),
         (lambda root: (root / "test" / "bird").mkdir(), r"bird, but it holds nothing; add some"),
         (lambda root: shutil.copytree(root / "test/green", root / "test/bird"), "no folder bird"),
+        pytest.param(
+            lambda root: (root / "train/a").symlink_to(root / "b"),
+            "train/a, but it is a link to nothing",
+            marks=pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows"),
+        ),
+        (lambda root: (root / "train/green/3.png").rename(root / "train/3.png"), "3.png is beside"),
+        (lambda root: shutil.copytree(root / "test/green", root / "test/blau/more"), "two folders"),
         (lambda root: shutil.rmtree(root), r"for `data\.root`, but there is no "),
     ],
 )

@@ -1,5 +1,6 @@
 """What is computed from any source's images, and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,11 @@ def test_the_fingerprint_depends_on_names_images_labels_and_their_order() -> Non
         ({"title": None}, "Expected Noise to set `title`, a text, but it has none"),
         ({"class_names": "abc"}, "Expected Noise to set `class_names`, a list of texts, but got"),
         ({"num_train": 6.5}, "`num_train`, a whole number, but got 6.5"),
+        ({"class_names": ["a", "b\x1b[31m", "c"]}, "without control characters"),
+        ({"class_names": ["a", "caf\udce9", "c"]}, "in UTF-8, but got 'caf"),
+        ({"title": "a\nb"}, "the `title` of Noise without control characters"),
+        ({"mean": 0.5}, "`mean` of noise to hold a number"),
+        ({"mean": ["x", 1, 1]}, "`mean` of noise to hold a number"),
         ({"image_size": True}, "`image_size`, a whole number, but got True"),
     ],
 )
@@ -93,6 +99,14 @@ def test_impossible_attributes_are_refused(attributes: dict[str, Any], message: 
     check_source(Noise())
     with pytest.raises(UserError, match=message):
         check_source(Noise(**attributes))
+
+
+def test_numpys_names_and_numbers_become_plain_ones() -> None:
+    names = list(np.array(["a", "b", "c"]))
+    source = Noise(class_names=names, mean=np.full(3, 0.5, np.float32), std=torch.ones(3))
+    check_source(source)
+    assert {type(name) for name in source.class_names} == {str}
+    assert {type(value) for value in (*source.mean, *source.std)} == {float}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +128,7 @@ def test_other_images_than_announced_are_refused(train: LabelledImages, message:
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
-        (None, "Noise.load to return training and test images, but it raised TypeError"),
+        (None, "Noise to load training and test images, but it raised TypeError"),
         ((draw(6),), "it raised ValueError: not enough values"),
         ((draw(6), (1, 2, 3)), "it raised TypeError"),
         ((draw(6), draw(2)), r"load test images \(3, 3, 8, 8\)"),
@@ -126,10 +140,10 @@ def test_what_a_source_returns_or_raises_instead_is_one_sentence(loaded: Any, me
     source.load = lambda: loaded  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
         load_from(source)
-    with pytest.raises(FileNotFoundError):  # a command names the file
+    with pytest.raises(FileNotFoundError, match=r"pixels\.bin"):  # a command names the file
         load_from(Missing())
 
 
 class Missing(Noise):
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        raise FileNotFoundError("pixels.bin")
+        return Path("pixels.bin").read_bytes()  # type: ignore[return-value]
