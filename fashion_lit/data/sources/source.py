@@ -106,7 +106,8 @@ def check_source(source: ImageSource) -> None:
     title, channels = source.title, source.channels
     check_text(title, f"the `title` of {kind}")
     check_class_names(source.class_names, title)
-    source.title, source.class_names = str(title), tuple(map(str, source.class_names))
+    make_plain(source, "title", str(title))
+    make_plain(source, "class_names", tuple(map(str, source.class_names)))
     if source.num_train < 1 or source.num_test < 0:
         raise UserError(
             f"Expected training images in {title}, but it has {source.num_train:,}, and "
@@ -134,9 +135,19 @@ def check_source(source: ImageSource) -> None:
                 f"Expected `{name}` of {title} to hold a number for each of its {channels} "
                 f"channels, or to be None, but got {shorten(repr(values))}."
             )
-        setattr(source, name, numbers)
+        make_plain(source, name, numbers)
     if source.std is not None and min(source.std) <= 0:
         raise UserError(f"Expected `std` of {title} to be above 0, but got {source.std!r}.")
+
+
+def make_plain(source: ImageSource, name: str, plain: Any) -> None:
+    """Set an attribute to its plain value if it has, or holds, another type, such as NumPy's."""
+    if _types_in(getattr(source, name)) != _types_in(plain):
+        setattr(source, name, plain)
+
+
+def _types_in(value: Any) -> Any:
+    return [type(v) for v in value] if isinstance(value, list | tuple) else type(value)
 
 
 @contextmanager

@@ -109,6 +109,17 @@ def test_numpys_names_and_numbers_become_plain_ones() -> None:
     assert {type(value) for value in (*source.mean, *source.std)} == {float}  # type: ignore[misc]
 
 
+class Derived(Noise):
+    """Whose attributes cannot be set, and are plain."""
+
+    class_names = property(lambda self: ["a", "b", "c"], lambda self, value: None)  # type: ignore[assignment]
+    mean = property(lambda self: (0.5, 0.5, 0.5))  # type: ignore[assignment]
+
+
+def test_attributes_may_be_properties() -> None:
+    check_source(Derived())
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
