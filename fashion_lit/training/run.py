@@ -15,7 +15,7 @@ from fashion_lit.data.datamodule import FashionMNISTDataModule
 from fashion_lit.errors import RunError, Stopped, UserError
 from fashion_lit.models.build import build_classifier
 from fashion_lit.models.classifier import ImageClassifier
-from fashion_lit.models.exactness import inexact_parts
+from fashion_lit.models.resumability import inexact_parts
 from fashion_lit.runs.data_records import check_same_data, describe_data, is_known_by_settings
 from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import load_initial_weights

@@ -8,7 +8,7 @@ import pytest
 from fashion_lit.config.compose import compose_jobs
 from fashion_lit.config.overrides import prepare_overrides
 from fashion_lit.config.schema import check, source_of
-from fashion_lit.models.exactness import inexact_parts
+from fashion_lit.models.resumability import inexact_parts
 from fashion_lit.parts.trust import trusting
 
 TEXT = """
