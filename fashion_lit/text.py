@@ -5,7 +5,9 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 CONTAINED = 0.8  # similarity of a name that contains the other one
 MIN_LENGTH = 4  # letters of a name that is looked for in other names
@@ -32,6 +34,20 @@ def shorten(text: str, most: int = 100) -> str:
 def quote_command(*words: str) -> str:
     """Return the words as one command line, quoted for this system's shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def command_for_process(*arguments: str) -> list[str]:
+    """Return the command that runs fashion-lit with these arguments in another process.
+
+    Python would first import modules of the working directory there, as a `calendar.py` of the
+    user; it does so only if it does in this process, too.
+    """
+    try:
+        places = ["", str(Path.cwd())]
+    except FileNotFoundError:  # it was deleted
+        places = [""]
+    flags = [] if sys.path[0] in places else ["-P"]
+    return [sys.executable, *flags, "-m", "fashion_lit", *arguments]
 
 
 def quote_value(value: str) -> str:

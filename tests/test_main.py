@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fashion_lit import __version__
 from fashion_lit.__main__ import COMMANDS
+from fashion_lit.text import command_for_process
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -39,3 +41,16 @@ def test_hydras_own_flags_work_from_anywhere(tmp_path: Path) -> None:
     assert "name: report_cnn" in shown.stdout
     assert run("train", "--help", cwd=tmp_path).returncode == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_another_process_imports_what_this_one_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fashion_lit.py").write_text("raise RuntimeError('a module of the user')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/elsewhere", *sys.path])  # as a console script has it
+    done = subprocess.run(command_for_process("--version"), capture_output=True, text=True)
+    assert done.stdout == f"fashion-lit {__version__}\n"
+    for place in ("", str(tmp_path)):  # as a notebook and `python -m` have it
+        monkeypatch.setattr(sys, "path", [place, *sys.path])
+        assert "-P" not in command_for_process("--version")

@@ -16,7 +16,7 @@ from fashion_lit.benchmarking.contenders import Effort, built_run, configure, pl
 from fashion_lit.benchmarking.timing import Row, kernels_restored
 from fashion_lit.errors import UserError
 from fashion_lit.runs.directory import RunDirectory
-from fashion_lit.text import quote_value
+from fashion_lit.text import command_for_process, quote_value
 
 REPORT_B_ACCURACY = 0.9381  # report B's best validation accuracy, after epoch 19 of 20
 RECIPES = {
@@ -110,7 +110,7 @@ def train_whole(effort: Effort, *overrides: str) -> dict[str, float]:
     run = RunDirectory(effort.root / "_".join(("run", *overrides)).replace("=", "-"))
     place = f"run_dir={quote_value(run.path.as_posix())}"
     given = [f"data={effort.data}", *overrides, *effort.overrides, place]
-    command = [sys.executable, "-m", "fashion_lit", "train", *given]
+    command = command_for_process("train", *given)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no error message"]

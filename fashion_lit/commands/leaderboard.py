@@ -33,7 +33,7 @@ from fashion_lit.sweeps.ranking import (
     varied_settings,
 )
 from fashion_lit.sweeps.tables import as_csv, make_rows, markdown, trouble
-from fashion_lit.text import quote_value
+from fashion_lit.text import command_for_process, quote_value
 
 TEST_RECORD = "test_opened.json"
 
@@ -112,8 +112,8 @@ def evaluate_best(sweep_dir: Path, entries: Sequence[Entry], metric: str) -> int
         return 0
     run_dir = sweep_dir / str(opened["job"])
     override = f"run_dir={quote_value(run_dir.absolute().as_posix())}"
-    command = [sys.executable, "-m", "fashion_lit", "train", override, "test=true"]
-    command += plugins_override(trusted_plugins())
+    plugins = plugins_override(trusted_plugins())
+    command = command_for_process("train", override, "test=true", *plugins)
     code = subprocess.run(command, check=False).returncode
     if code:
         print(

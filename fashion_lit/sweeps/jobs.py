@@ -29,7 +29,7 @@ from fashion_lit.runs.directory import RunDirectory
 from fashion_lit.runs.initial_weights import check_initial_weights, with_settings_of_source
 from fashion_lit.runs.resume import resolve_run_config
 from fashion_lit.runs.teachers import check_teachers
-from fashion_lit.text import one_line, quote_value
+from fashion_lit.text import command_for_process, one_line, quote_value
 
 NAME_LENGTH = 120  # greatest length of the varied settings in a job's folder name, in characters
 
@@ -56,7 +56,7 @@ class Job:
     def command(self) -> list[str]:
         """The command that starts or resumes the run."""
         place = f"++run_dir={quote_value(self.run.path.absolute().as_posix())}"
-        return [sys.executable, "-m", "fashion_lit", "train", *self.overrides, place]
+        return command_for_process("train", *self.overrides, place)
 
     @property
     def log_file(self) -> Path:
