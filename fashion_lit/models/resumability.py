@@ -24,8 +24,7 @@ from fashion_lit.parts.checks import try_augmentation
 from fashion_lit.parts.kinds import build_part, named_parts, needs_no_trust, part_class
 
 STEPS = 2  # before the state is saved, and after it
-# Lightning's callbacks that do not resume exactly in mid-epoch.
-INEXACT_CALLBACKS = ("StochasticWeightAveraging", "ModelPruning")
+INEXACT_CALLBACK = "StochasticWeightAveraging"  # Lightning's, in mid-epoch
 
 
 def inexact_parts(config: Mapping[str, Any], source: ImageSource) -> list[str]:
@@ -49,8 +48,8 @@ def resumes_exactly(
 ) -> bool:
     """Return False if a part, at an import path, is known not to resume exactly."""
     if setting.startswith("callbacks."):
-        kinds = {kind.__name__ for kind in part_class(setting, path).__mro__}
-        return not kinds.intersection(INEXACT_CALLBACKS)
+        parents = part_class(setting, path).__mro__
+        return all(parent.__name__ != INEXACT_CALLBACK for parent in parents)
     if setting == "augment.own":
         first, *others = try_augmentation(build_part(setting, config["augment"]["own"]), source)
         return all(torch.equal(first, other) for other in others)

@@ -77,6 +77,10 @@ REPLACED = {
     "GradientAccumulationScheduler": "a setting's keys are texts; use a class of your own, or "
     "trainer.accumulate_grad_batches",
     "LambdaCallback": "no setting can hold a function; use a class of your own",
+    "ModelPruning": "torch's pruning fails on weights in channels_last order, as convolutions have "
+    "them here; prune in a class of your own",
+    "SpikeDetection": "Lightning 2.6 cannot load its state; a loss that is not finite ends a run "
+    "anyway",
     "BasePredictionWriter": "a run does not predict; use fashion_lit.predict",
 }
 

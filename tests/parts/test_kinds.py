@@ -116,6 +116,8 @@ def test_only_a_plateau_schedule_reads_the_validation_loss() -> None:
         ("BackboneFinetuning", "model.unfreeze_epoch"),
         ("GradientAccumulationScheduler", "trainer.accumulate_grad_batches"),
         ("LambdaCallback", "a class of your own"),
+        ("ModelPruning", "channels_last"),
+        ("SpikeDetection", "cannot load its state"),
     ],
 )
 def test_a_callback_that_contradicts_this_program_is_refused(name: str, instead: str) -> None:
