@@ -130,10 +130,10 @@ def _matmul_precision() -> str | None:
 
 
 def _restore_matmul_precision(value: str | None, products: Any) -> None:
-    if value is None:
-        torch.backends.cuda.matmul.fp32_precision = products
-    elif _matmul_precision() != value:
+    if value is not None and _matmul_precision() != value:
         torch.set_float32_matmul_precision(value)
+    if torch.backends.cuda.matmul.fp32_precision != products:
+        torch.backends.cuda.matmul.fp32_precision = products
 
 
 def _restore_variables(before: dict[str, str]) -> None:
