@@ -31,6 +31,12 @@ def shorten(text: str, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
+def describe_error(error: BaseException, most: int = 300) -> str:
+    """Return an error's class and its message in one line, if it has one: "KeyError: 'x'"."""
+    message = shorten(" ".join(str(error).split()).rstrip("."), most)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 def quote_command(*words: str) -> str:
     """Return the words as one command line, quoted for this system's shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

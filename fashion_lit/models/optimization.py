@@ -147,18 +147,22 @@ def check_step(module: nn.Module, settings: Mapping[str, Any]) -> None:
     few = samples_of(module)
     with torch.random.fork_rng(devices=[]):
         optimizer = build_optimizer(few, settings)
-
-        def closure() -> Any:  # a tensor, as Lightning gives
-            optimizer.zero_grad()
-            loss = sum((parameter.sum().abs() for parameter in few), torch.zeros(()))
-            loss.backward()
-            return loss
-
         try:
-            optimizer.step(closure)
+            take_step(few, optimizer)
         except (Exception, SystemExit) as error:
-            task = "take a step"
-            raise error_of_part("optimizer", settings["name"], task, error) from error
+            raise error_of_part("optimizer", settings["name"], "take a step", error) from error
+
+
+def take_step(weights: nn.ParameterList, optimizer: Optimizer) -> None:
+    """Step an optimizer with random gradients, given by a closure as Lightning does."""
+    gradients = [torch.rand_like(weight) for weight in weights]
+
+    def closure() -> Any:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        return sum((gradient.abs().sum() for gradient in gradients), torch.zeros(()))
+
+    optimizer.step(closure)
 
 
 def samples_of(module: nn.Module) -> nn.ParameterList:

@@ -9,7 +9,7 @@ which are seeded before every step.
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from fashion_lit.data.sources.source import ImageSource
 from fashion_lit.models.build import classifier_shapes
-from fashion_lit.models.optimization import build_optimizer, samples_of
-from fashion_lit.models.schedules import Schedule, build_schedule
+from fashion_lit.models.optimization import build_optimizer, samples_of, take_step
+from fashion_lit.models.schedules import Schedule, build_schedule, step_schedule
 from fashion_lit.parts.checks import try_augmentation
 from fashion_lit.parts.kinds import build_part, named_parts, needs_no_trust, part_class
 
@@ -119,21 +119,11 @@ def play_optimization(
 
 
 def take_steps(
-    weights: nn.ParameterList,
-    optimizer: Optimizer,
-    schedule: Schedule,
-    steps: range,
+    weights: nn.ParameterList, optimizer: Optimizer, schedule: Schedule, steps: range
 ) -> None:
-    """Step an optimizer, with random gradients for each step, and its schedule, if there is one."""
+    """Step an optimizer, and its schedule, if there is one; each step has its own seed."""
     for step in steps:
         torch.default_generator.manual_seed(step)
-        gradients = [torch.rand_like(weight) for weight in weights]
-
-        def closure(gradients: Sequence[Tensor] = gradients) -> Any:
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient.clone()
-            return sum((gradient.sum() for gradient in gradients), torch.zeros(()))
-
-        optimizer.step(closure)
+        take_step(weights, optimizer)
         if schedule:
-            schedule["scheduler"].step(*([0.0] if "monitor" in schedule else []))
+            step_schedule(schedule)

@@ -280,12 +280,16 @@ def check_schedule_length(
     schedule = build_schedule(tried, num_steps, num_epochs, settings)
     assert schedule is not None
     times = math.ceil(num_steps if schedule["interval"] == "step" else num_epochs)
-    arguments = [0.0] if "monitor" in schedule else []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch expects a step of the optimizer first
             for _ in range(min(times, MAX_TRIED_STEPS)):
-                schedule["scheduler"].step(*arguments)
+                step_schedule(schedule)
     except (Exception, SystemExit) as error:
         task = f"take the {times:,} steps of this run"
         raise error_of_part("scheduler", settings["name"], task, error) from error
+
+
+def step_schedule(schedule: dict[str, Any]) -> None:
+    """Step a schedule once; one that reads the validation loss reads 0."""
+    schedule["scheduler"].step(*([0.0] if "monitor" in schedule else []))

@@ -23,7 +23,7 @@ from fashion_lit.parts.trust import (
     not_trusted,
     trusted_plugins,
 )
-from fashion_lit.text import shorten
+from fashion_lit.text import describe_error
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,8 @@ def logger_places(folder: Path) -> dict[str, str]:
 
 def error_of_part(setting: str, path: str, task: str, error: BaseException) -> UserError:
     """Return one sentence for the error that a user's class raised in a task."""
-    reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
     return UserError(
-        f"Expected {path} of `{setting}` to {task}, but it raised {type(error).__name__}"
-        f"{f': {reason}' if reason else ''}."
+        f"Expected {path} of `{setting}` to {task}, but it raised {describe_error(error)}."
     )
 
 

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from fashion_lit.errors import UserError
-from fashion_lit.text import did_you_mean, shorten
+from fashion_lit.text import describe_error, did_you_mean, shorten
 
 _plugins: ContextVar[frozenset[str]] = ContextVar("plugins", default=frozenset())
 
@@ -193,8 +193,7 @@ def _import(path: str, package: str, setting: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
             reason = f"there is no module {error.name}"
         else:
-            message = shorten(" ".join(str(error).split()), 200)
-            reason = f"importing {module} failed: {type(error).__name__}: {message}"
+            reason = f"importing {module} failed: {describe_error(error)}"
         raise UserError(f"`{setting}` is {path}, but {reason}.") from None
 
 

@@ -5,7 +5,7 @@ predictions = predict(load_run("runs/first"), "test")  # probabilities (N, numbe
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import Any, get_args, overload
 
 import lightning as L
 import numpy as np
@@ -18,13 +18,8 @@ from fashion_lit.errors import UserError
 from fashion_lit.evaluation.predictions import Predictions, Split
 from fashion_lit.text import shorten
 from fashion_lit.training.device import choose_precision, set_tf32
-from fashion_lit.training.process import as_in_new_process, silence_known_messages
-
-if TYPE_CHECKING:
-    pass
-
-
 from fashion_lit.training.loading import Run
+from fashion_lit.training.process import as_in_new_process, silence_known_messages
 
 
 def choose_splits(config: Config, wanted: Split | None) -> list[Split]:

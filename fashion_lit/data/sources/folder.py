@@ -97,10 +97,10 @@ def find_pictures(root: Path, split: str) -> dict[str, list[Path]]:
     Raises UserError if there are no classes, or no pictures of one.
     """
     folder = root / split
-    found = _visible(folder) if folder.is_dir() else []
-    folders = {_name(p): p for p in found if p.is_dir()}
-    for path in found:
+    entries = _visible(folder) if folder.is_dir() else []
+    for path in entries:
         check_place(path, "beside the folders of the classes")
+    folders = {_name(p): p for p in entries if p.is_dir()}
     if not folders:
         found = ", ".join(sorted(map(_name, _visible(root)))) or "nothing"
         raise UserError(
@@ -109,12 +109,10 @@ def find_pictures(root: Path, split: str) -> dict[str, list[Path]]:
         )
     pictures = {}
     for name in sorted(folders):
-        found = _visible(folders[name])
-        files = [p for p in found if p.suffix.lower() in ENDS and not p.is_dir()]
-        for path in found:
-            if path.is_dir():
-                for below in _visible(path):
-                    check_place(below, f"two folders below {folder}")
+        entries = _visible(folders[name])
+        files = [p for p in entries if is_picture(p)]
+        for path in (below for p in entries if p.is_dir() for below in _visible(p)):
+            check_place(path, f"two folders below {folder}")
         if not files:
             found = ", ".join(sorted(map(_name, _visible(folders[name])))) or "nothing"
             raise UserError(
@@ -127,13 +125,18 @@ def find_pictures(root: Path, split: str) -> dict[str, list[Path]]:
 
 def check_place(path: Path, place: str) -> None:
     """Raise UserError for a picture outside of the folders of the classes, or a link to nothing."""
-    if path.is_symlink() and not path.exists():
+    if not path.exists():
         raise UserError(f"Expected pictures in {path}, but it is a link to nothing; remove it.")
-    if path.suffix.lower() in ENDS and not path.is_dir():
+    if is_picture(path):
         raise UserError(
             f"Expected every picture in the folder of its class, as in train/CLASS/*.png, but "
             f"{path.name} is {place}, in {path.parent}; move or remove it."
         )
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is a picture by its name."""
+    return path.suffix.lower() in ENDS and not path.is_dir()
 
 
 def _visible(folder: Path) -> list[Path]:

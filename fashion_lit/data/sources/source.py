@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fashion_lit.data.classes import check_class_names, check_text
 from fashion_lit.errors import UserError
-from fashion_lit.text import shorten
+from fashion_lit.text import describe_error, shorten
 
 MAX_IMAGE_SIZE = 4096  # pixels
 NUM_GREYS = 256
@@ -160,10 +160,8 @@ def errors_of(source: ImageSource, task: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise  # its own sentence names the file
-        reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
         raise UserError(
-            f"Expected {type(source).__name__} to {task}, but it raised {type(error).__name__}"
-            f"{f': {reason}' if reason else ''}."
+            f"Expected {type(source).__name__} to {task}, but it raised {describe_error(error)}."
         ) from error
 
 
