@@ -31,9 +31,9 @@ def shorten(text: str, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
-def describe_error(error: BaseException, most: int = 300) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error's class and its message in one line, if it has one: "KeyError: 'x'"."""
-    message = shorten(" ".join(str(error).split()).rstrip("."), most)
+    message = shorten(" ".join(str(error).split()).rstrip("."), 300)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
